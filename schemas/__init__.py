@@ -1,0 +1,1 @@
+"""What crosses a boundary: declarations and pure functions, no I/O."""

@@ -1,0 +1,35 @@
+"""The catalogue: which models are served, and by which deployments. No secrets in it."""
+
+import msgspec
+
+
+class Deployment(msgspec.Struct, frozen=True):
+    """One place that serves a model: `id` is `<provider>/<model id>`."""
+
+    id: str
+    pool: str
+    priority: int = 0
+    weight: int = 1
+    rpm: int = 0
+    in_flight: int = 0
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A model as clients name it. An empty `capabilities` says nothing is known of them."""
+
+    id: str
+    created: int
+    owned_by: str
+    deployments: list[Deployment]
+    capabilities: list[str] = []
+    context_length: int | None = None
+
+
+class Catalogue(msgspec.Struct, frozen=True):
+    """All models, in the order of providers.yaml."""
+
+    models: list[Model] = []
+    v: int = 1
+
+
+decode_catalogue = msgspec.json.Decoder(Catalogue).decode

@@ -1,0 +1,55 @@
+"""Imperative messages: what one part asks another to do. Versioned by addition only."""
+
+from typing import Literal
+
+import msgspec
+
+Kind = Literal["chat", "completion", "embedding"]
+
+
+class Target(msgspec.Struct, frozen=True):
+    """A deployment that may serve a run, and the pool of workers that can reach it."""
+
+    deployment: str
+    pool: str
+
+
+class RunInference(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Generate: the job on `jobs.inference.<pool>.<class>`.
+
+    `request` is the client's own JSON, unchanged; over 1 MiB it lies in the object store under
+    `request_ref` instead. `targets` are in the order to try. Times are in unix seconds.
+    """
+
+    run_id: str
+    kind: Kind
+    edge: str
+    principal: str
+    model: str
+    targets: list[Target]
+    created: int
+    deadline: float
+    request_id: str
+    stream: bool = False
+    include_usage: bool = False
+    background: bool = False
+    request: msgspec.Raw | None = None
+    request_ref: str | None = None
+    api_key: str | None = None  # the key's id, never the key
+    traceparent: str | None = None
+    v: int = 1
+
+
+class CancelRun(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Stop a run: the message on `control.cancel.<run>`. `reason` is shown to its readers."""
+
+    run_id: str
+    reason: str
+    by: str = ""
+    at: float = 0.0
+    v: int = 1
+
+
+decode_run_inference = msgspec.json.Decoder(RunInference).decode
+decode_cancel_run = msgspec.json.Decoder(CancelRun).decode
+encode = msgspec.json.Encoder().encode

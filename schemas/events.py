@@ -1,0 +1,76 @@
+"""Past-tense facts: what the log holds.
+
+Versioned by addition only; readers ignore unknown fields.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from schemas.commands import RunInference, encode
+
+Status = Literal["completed", "failed", "cancelled"]
+
+
+class RunAccepted(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An edge took a request; `command` is the very job it published, so a run can be replayed."""
+
+    command: RunInference
+    at: float
+    v: int = 1
+
+
+class RunStarted(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A worker took a run (one for each fence). `epoch` is the fence's sequence in TOKENS."""
+
+    run_id: str
+    attempt: int
+    worker: str
+    deployment: str
+    epoch: int
+    resumed_at: int  # index of the first frame of this attempt
+    at: float
+    v: int = 1
+
+
+class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One worker's share of a run, as its fence and its frames tell it."""
+
+    attempt: int
+    worker: str
+    epoch: int
+    at: float
+    first: int = 0
+    count: int = 0
+
+
+class RunFinished(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A run's end: a pure function of its frames up to the commit.
+
+    `result` is the JSON body that an unstreamed request gets (a stream's chunks are put together);
+    over 256 KiB it is left out and stays in TOKENS. `error` is the envelope that was sent.
+    """
+
+    run_id: str
+    status: Status
+    at: float
+    deployment: str = ""
+    attempts: list[Attempt] = []
+    frames: int = 0
+    first_frame_at: float | None = None
+    finish_reason: str | None = None
+    usage: msgspec.Raw | None = None
+    error: msgspec.Raw | None = None
+    result: msgspec.Raw | None = None
+    v: int = 1
+
+
+def encode_run_accepted(job: bytes, at: float) -> bytes:
+    """Encode RunAccepted around an already encoded job."""
+    return b'{"v":1,"at":%.6f,"command":%b}' % (at, job)
+
+
+decode_run_accepted = msgspec.json.Decoder(RunAccepted).decode
+decode_run_started = msgspec.json.Decoder(RunStarted).decode
+decode_run_finished = msgspec.json.Decoder(RunFinished).decode
+encode_event = encode

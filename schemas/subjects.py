@@ -1,0 +1,111 @@
+"""Every subject, stream and bucket name, built by functions: the only place with dots."""
+
+import re
+import zlib
+
+JOBS = "JOBS"
+COMMANDS = "COMMANDS"
+EVENTS = "EVENTS"
+TOKENS = "TOKENS"
+CONTROL = "CONTROL"
+DEAD = "DEAD"
+
+KV_KEYS = "keys"
+KV_MODELS = "models"
+KV_HEALTH = "health"
+KV_IDEMPOTENCY = "idempotency"
+KV_LIMITS = "limits"
+KV_SESSIONS = "sessions"
+
+CATALOGUE_KEY = "catalogue"
+INTERACTIVE = "interactive"
+BACKGROUND = "background"
+REMOTE_POOL = "remote"
+
+SHARDS = 1024  # 10 bits: an id per subject would cost the server 0.5 KiB of memory each
+
+
+def shard(run_id: str) -> int:
+    """Which of the log's 1024 shards a run's events are in."""
+    return zlib.crc32(run_id.encode()) & (SHARDS - 1)
+
+
+def slug(name: str) -> str:
+    """Make a name safe as one token of a subject: lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "x"
+
+
+def inference_job(pool: str, priority: str) -> str:
+    """Where a job for a pool's workers waits; `priority` is `interactive` or `background`."""
+    return f"jobs.inference.{pool}.{priority}"
+
+
+def inference_consumer(pool: str, priority: str) -> str:
+    """The durable consumer of JOBS that a pool's workers pull from."""
+    return f"inference-{pool}-{priority}"
+
+
+def run_event(verb: str, run_id: str) -> str:
+    """Where a fact about a run is logged, e.g. `events.run.finished.17`."""
+    return f"events.run.{verb}.{shard(run_id)}"
+
+
+def event_shard(run_id: str) -> str:
+    """Filter for all events in the shard of a run."""
+    return f"events.*.*.{shard(run_id)}"
+
+
+def frames(edge: str, run_id: str) -> str:
+    """Where a run's frames are stored; `edge` is the one that accepted it."""
+    return f"frames.{edge}.{run_id}"
+
+
+def frames_anywhere(run_id: str) -> str:
+    """A run's frames, whichever edge accepted it."""
+    return f"frames.*.{run_id}"
+
+
+def live_of_edge(edge: str) -> str:
+    """The stored frames of all runs of one edge, as the server republishes them."""
+    return f"live.{edge}.>"
+
+
+def live_anywhere(run_id: str) -> str:
+    """The republished frames of one run, whichever edge accepted it."""
+    return f"live.*.{run_id}"
+
+
+def cancel(run_id: str) -> str:
+    """Where a request to cancel a run is told."""
+    return f"control.cancel.{run_id}"
+
+
+ALL_CANCELS = "control.cancel.*"
+
+
+def edge_alive(edge: str) -> str:
+    """Where an edge is asked which of some runs it still has readers for."""
+    return f"edges.{edge}.alive"
+
+
+ALL_EDGES_ALIVE = "edges.*.alive"
+
+
+def command(noun: str, verb: str) -> str:
+    """Where a durable write waits."""
+    return f"commands.{noun}.{verb}"
+
+
+def query(noun: str, verb: str) -> str:
+    """Where a read is asked; a queue group of persistence workers answers."""
+    return f"query.{noun}.{verb}"
+
+
+def dead(stream: str, subject: str) -> str:
+    """Where a message goes that no worker could handle."""
+    return f"dead.{stream.lower()}.{subject}"
+
+
+def last_token(subject: bytes) -> bytes:
+    """The last token of a subject: a run's id in frames, live and control."""
+    return subject[subject.rfind(b".") + 1 :]

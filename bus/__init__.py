@@ -1,0 +1,36 @@
+"""The one NATS connection of a process, its buckets, and the object store."""
+
+from bus.buckets import Bucket, Entry, Watch
+from bus.connection import (
+    QUEUE_FULL,
+    Ack,
+    Bus,
+    Stored,
+    Subscription,
+    attach,
+    connect,
+    connect_options,
+    header_block,
+    open_bus,
+)
+from bus.objects import ObjectStore, open_store
+from bus.wire import Message
+
+__all__ = [
+    "QUEUE_FULL",
+    "Ack",
+    "Bucket",
+    "Bus",
+    "Entry",
+    "Message",
+    "ObjectStore",
+    "Stored",
+    "Subscription",
+    "Watch",
+    "attach",
+    "connect",
+    "connect_options",
+    "header_block",
+    "open_bus",
+    "open_store",
+]

@@ -151,7 +151,8 @@ class Bus:
     ) -> None:
         """Publish to a stream; `on_ack` gets the Ack or the BusError, exactly once.
 
-        `expect_last` is the sequence that the subject's last message must have (0: none).
+        `expect_last` is the sequence that the subject's last message must have (0: none);
+        `headers` is more header lines, each closed by a line's end.
         BusTimeout says that the outcome is unknown: the connection broke or no answer came.
         """
 
@@ -159,7 +160,7 @@ class Bus:
             on_ack(_to_ack(message))
             return True
 
-        if msg_id or expect_last is not None:
+        if headers or msg_id or expect_last is not None:
             headers = header_block(headers, msg_id, expect_last)
         self._request(subject.encode(), data, headers, on_reply, timeout)
 

@@ -1,0 +1,133 @@
+"""What an engine is asked to do, where it puts what it makes, and what it says at the end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol
+
+import msgspec
+
+BACKLOG_LIMIT = 1 << 20  # bytes made but not yet stored, above which an engine pauses
+
+
+@dataclass(slots=True)
+class CapturedChoice:
+    """What one choice had come to when its attempt ended."""
+
+    text: str = ""
+    pieces: int = 0  # chunks that carried something, about as many as tokens
+    continuable: bool = True  # plain text only: no tool calls, no reasoning
+    finish_reason: str | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    tool_calls: msgspec.Raw | None = None
+    function_call: msgspec.Raw | None = None
+    reasoning: msgspec.Raw | None = None
+    reasoning_content: msgspec.Raw | None = None
+    refusal: str | None = None
+
+
+class _ChunkChoice(msgspec.Struct):
+    index: int = 0
+    delta: _Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_ChunkChoice] | None = None
+
+
+_decode_chunk = msgspec.json.Decoder(_Chunk).decode
+
+
+@dataclass(slots=True)
+class Captured:
+    """What earlier attempts already put into frames: the chunks' JSON in order, as sent."""
+
+    chunks: list[bytes] = field(default_factory=list)
+
+    def choices(self) -> dict[int, CapturedChoice]:
+        """Put the chunks together, choice by choice."""
+        choices: dict[int, CapturedChoice] = {}
+        for chunk in self.chunks:
+            for piece in _decode_chunk(chunk).choices or ():
+                _add(choices.setdefault(piece.index, CapturedChoice()), piece)
+        return choices
+
+
+def _add(choice: CapturedChoice, piece: _ChunkChoice) -> None:
+    delta = piece.delta or _Delta()
+    text = piece.text or delta.content or ""
+    choice.text += text
+    choice.pieces += bool(text)
+    choice.finish_reason = piece.finish_reason or choice.finish_reason
+    others = (delta.tool_calls, delta.function_call, delta.reasoning, delta.reasoning_content)
+    if delta.refusal or any(other is not None and bytes(other) != b"null" for other in others):
+        choice.continuable = False
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What an engine is asked to do.
+
+    `body` is the client's JSON, split at the top level, its values untouched. `include_usage`: the
+    client asked for the usage chunk. `deadline` in unix seconds.
+    """
+
+    run_id: str
+    public_id: str
+    kind: Literal["chat", "completion", "embedding"]
+    model: str
+    served_name: str
+    created: int
+    body: dict[str, msgspec.Raw]
+    stream: bool
+    include_usage: bool
+    deadline: float
+    captured: Captured | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a generation ended: the usage as a JSON object, and the first choice's finish reason."""
+
+    usage: bytes | None = None
+    finish_reason: str | None = None
+
+
+class Sink(Protocol):
+    """Where an engine puts the chunks of a stream."""
+
+    def send(self, chunks: Sequence[bytes]) -> None:
+        """Take chunks, each one chunk's JSON without framing or line breaks. Never blocks."""
+
+    def backlog(self) -> int:
+        """Bytes taken but not yet stored; above BACKLOG_LIMIT an engine pauses and drains."""
+
+    async def drain(self) -> None:
+        """Wait until all that was sent is stored."""
+
+
+class Engine(Protocol):
+    """Something that generates.
+
+    Its errors are those of schemas.errors. To cancel, cancel the task: the engine lets go of its
+    upstream before the CancelledError leaves it. A stream that ends without saying so is an error.
+    """
+
+    kind: ClassVar[str]
+    can_continue: bool  # from what an earlier attempt has sent; otherwise `captured` is never given
+
+    async def generate(self, job: Generation, sink: Sink) -> Outcome:
+        """Stream a generation into the sink. The usage chunk only if the job includes usage."""
+
+    async def complete(self, job: Generation) -> tuple[bytes, Outcome]:
+        """Generate in one piece: the JSON body of the response."""
+
+    async def check(self) -> None:
+        """Raise a JanError if the deployment can't be used."""
+
+    async def close(self) -> None:
+        """Let go of connections and memory."""

@@ -1,0 +1,134 @@
+"""The behaviours that the public API promises: an id, a sentence and where it comes from.
+
+A test holds one with `@pytest.mark.requirement("chat.stream.usage")`. tests/test_requirements.py
+fails if a requirement has no test, or a test in tests/acceptance or tests/faults no requirement.
+What is not there yet is listed here too, with its `gap`; docs/compatibility.md is made from this.
+"""
+
+from typing import NamedTuple
+
+OPENAI = "OpenAI API"
+SDK = "openai-python"
+SERVER = "Jan Server"
+HTTP = "RFC 9110"
+SSE = "WHATWG HTML, server-sent events"
+BEARER = "RFC 6750"
+
+
+class Requirement(NamedTuple):
+    """One behaviour. `gap` says what is missing, where something is."""
+
+    text: str
+    source: str
+    gap: str = ""
+
+
+AREAS = {
+    "models": "Models",
+    "chat": "Chat completions",
+    "completions": "Completions (legacy)",
+    "embeddings": "Embeddings",
+    "errors": "Errors",
+    "input": "Hostile input",
+    "auth": "Credentials and guests",
+    "http": "HTTP conventions",
+    "health": "Health and documentation",
+    "runs": "Runs: resume, cancel, idempotency",
+    "faults": "Survival",
+    "capacity": "Capacity and backpressure",
+    "log": "The log",
+}
+
+R = Requirement
+
+REQUIREMENTS: dict[str, Requirement] = {
+    "models.list": R("GET /v1/models lists the models that are served", OPENAI),
+    "models.retrieve": R("GET /v1/models/{id} describes one model", OPENAI),
+    "models.retrieve.slashes": R("a model id with slashes is found under its own path", SERVER),
+    "models.unknown": R("an unknown model id is a 404", OPENAI),
+    "chat.complete": R("a chat completion has id, object, created, model, choices, usage", OPENAI),
+    "chat.stream": R("stream=true sends chunks that end with a finish_reason and [DONE]", OPENAI),
+    "chat.stream.query": R("?stream=true streams like the body's field", SERVER),
+    "chat.stream.usage": R(
+        "include_usage adds one chunk with usage and no choices before [DONE]; without it none",
+        OPENAI,
+    ),
+    "chat.stream.ids": R("each event has an id: its index from 0, without gaps", SSE),
+    "chat.tools": R("an offered tool is called with arguments that are JSON", OPENAI),
+    "chat.tools.stream": R("a tool call is streamed in pieces that make up one call", OPENAI),
+    "chat.tools.result": R("a conversation with a tool's result is answered with text", OPENAI),
+    "chat.n": R("n=2 gives two choices, streamed or not", OPENAI),
+    "chat.logprobs": R("logprobs carry token, logprob, bytes and top_logprobs", OPENAI),
+    "chat.json_schema": R("response_format json_schema gives JSON that fits the schema", OPENAI),
+    "chat.fields": R("every request field reaches the upstream as the client wrote it", OPENAI),
+    "chat.response.untouched": R(
+        "fields the server does not know pass through to the client", SERVER
+    ),
+    "completions.complete": R("POST /v1/completions answers with text choices", OPENAI),
+    "completions.stream": R("a completion is streamed in text_completion chunks", OPENAI),
+    "embeddings.float": R("float embeddings are lists of numbers, one per input, in order", OPENAI),
+    "embeddings.base64": R("base64 embeddings carry the same numbers, which the SDK decodes", SDK),
+    "errors.unauthorized": R("a missing or wrong key raises AuthenticationError (401)", SDK),
+    "errors.invalid": R("a wrong value raises BadRequestError (400) that names the field", SDK),
+    "errors.model": R("an unknown model raises NotFoundError (404, model_not_found)", SDK),
+    "errors.rate_limit": R("too many requests raise RateLimitError (429) with Retry-After", SDK),
+    "errors.upstream": R("an upstream's 5xx raises InternalServerError", SDK),
+    "errors.upstream.rejected": R("an upstream's 400 keeps its status and its message", SERVER),
+    "errors.stream": R("an error after the first token raises APIError inside the stream", SDK),
+    "errors.envelope": R(
+        "every error has type, code, message, param and request_id, unknown routes too", OPENAI
+    ),
+    "input.json": R("a body that is not JSON is a 400 in the envelope", OPENAI),
+    "input.types": R("a field of the wrong type is a 400 that names it", OPENAI),
+    "input.large": R("a body over JAN_MAX_BODY is a 413", HTTP),
+    "input.many_messages": R("10,000 messages are served", SERVER),
+    "input.unicode": R("NUL and lone surrogates are answered or refused, never a 500", SERVER),
+    "input.headers": R("header bombs are refused and the server goes on", HTTP),
+    "input.fuzz": R("requests generated from our own OpenAPI document find no 5xx", SERVER),
+    "auth.guest": R("a guest gets a token pair and may call /v1", SERVER),
+    "auth.refresh": R("a refresh token works once; its reuse is refused", SERVER),
+    "auth.logout": R("after a logout the refresh token is dead", SERVER),
+    "auth.me": R("GET /auth/me names the principal and how it came in", SERVER),
+    "auth.key.header": R("X-API-Key is as good as a bearer token", SERVER),
+    "auth.key.revoked": R("a revoked key is refused within a second", SERVER),
+    "auth.garbled": R("expired, garbled and foreign tokens are a 401", BEARER),
+    "auth.forged": R("identity headers that a client sends are never believed", SERVER),
+    "http.headers": R(
+        "answers carry X-Request-Id, X-Run-Id, X-Principal-Id, X-Auth-Method", SERVER
+    ),
+    "http.request_id": R("the SDK shows the request id of answers and of errors", SDK),
+    "http.method": R("a wrong method is a 405 that names the right ones", HTTP),
+    "http.prefix": R("/llm/v1 is an alias of /v1", SERVER),
+    "health.probes": R("/healthz answers; /readyz names each dependency", SERVER),
+    "health.metrics": R("/metrics is served by every process", SERVER),
+    "health.openapi": R("/v1/openapi.json is valid OpenAPI; Swagger UI works offline", SERVER),
+    "runs.resume": R("Last-Event-ID and starting_after continue a stream where it stood", SSE),
+    "runs.resume.readers": R("several readers of one run get the same stream", SERVER),
+    "runs.owner": R("a run of somebody else answers as a missing one", SERVER),
+    "runs.idempotency": R("one Idempotency-Key, sent twice at once: one call upstream", SERVER),
+    "runs.idempotency.after": R("after the end the same key gives the same result", SERVER),
+    "runs.idempotency.conflict": R("the same key with another body is a 409", SERVER),
+    "runs.cancel": R("a cancel closes the upstream's request within 200 ms", SERVER),
+    "runs.disconnect": R(
+        "a client that leaves closes the upstream's request within 200 ms", SERVER
+    ),
+    "runs.failover": R("another deployment answers when the first fails before a token", SERVER),
+    "runs.slow_reader": R("a reader that stops reading stalls nobody else", SERVER),
+    "faults.worker.killed": R(
+        "kill -9 of a worker: every stream completes, no index missing or twice", SERVER
+    ),
+    "faults.worker.frozen": R("a worker frozen and thawed later changes nothing", SERVER),
+    "faults.worker.drain": R("a worker told to stop hands its runs over", SERVER),
+    "faults.edge.killed": R(
+        "kill -9 of an edge: streams resume at another, text identical", SERVER
+    ),
+    "faults.nats.killed": R("kill -9 of NATS: streams complete, text identical", SERVER),
+    "faults.nats.stopped": R("without NATS requests get 503 within a second; it recovers", SERVER),
+    "faults.postgres.stopped": R("without PostgreSQL chat goes on, /readyz says degraded", SERVER),
+    "faults.once": R("no accepted request is lost or run to its end twice", SERVER),
+    "capacity.idle": R("2,000 idle streams on one edge stay open and are served", SERVER),
+    "capacity.queue": R(
+        "a full queue is 429 or 503 with Retry-After; none accepted is lost", SERVER
+    ),
+    "log.handover": R("jan log tells the story of a run that was handed over", SERVER),
+}

@@ -1,0 +1,459 @@
+"""providers.yaml: who serves which models. API keys stay in here and never enter NATS.
+
+An error is one line: the file, the line, the key, what is wrong.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from schemas import catalogue, subjects
+
+Capability = Literal[
+    "chat", "completions", "embeddings", "tools", "vision", "json_schema", "reasoning"
+]
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+
+
+class ProvidersError(ValueError):
+    """A fault in providers.yaml, told in one line."""
+
+
+class _Part(BaseModel):
+    """Every part refuses unknown keys and never repeats a value in an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Limits(_Part):
+    """What a deployment takes at most; 0 is no limit."""
+
+    rpm: int = Field(default=0, ge=0)
+    in_flight: int = Field(default=0, ge=0)
+
+
+class ProviderModel(_Part):
+    """A model of a provider: `id` is its name for clients, `served_name` its name upstream."""
+
+    id: str = Field(min_length=1, max_length=256, pattern=r"^[^\s\x00-\x1f\x7f]+$")
+    served_name: str | None = Field(default=None, min_length=1)
+    capabilities: list[Capability] = []
+    context_length: int | None = Field(default=None, gt=0)
+    weight: int = Field(default=1, ge=1)
+    priority: int = 0
+    limits: Limits = Limits()
+
+    @property
+    def name_upstream(self) -> str:
+        """What the provider calls it."""
+        return self.served_name or self.id
+
+
+class Provider(_Part):
+    """What all providers have; the kinds below add their own keys."""
+
+    in_process: ClassVar[bool] = False
+
+    name: str = Field(max_length=64, pattern=_NAME)
+    kind: str
+    models: list[ProviderModel] = Field(min_length=1)
+
+    @property
+    def pool(self) -> str:
+        """The workers that can reach it: one pool for all over HTTP, else one of its own."""
+        return subjects.slug(self.name) if self.in_process else subjects.REMOTE_POOL
+
+
+class NoOptions(_Part):
+    """This kind has no options."""
+
+
+class _HttpProvider(Provider):
+    base_url: str = Field(pattern=r"^https?://[^\s/]+(/\S*)?$")
+    api_key: SecretStr | None = None
+    headers: dict[str, str] = Field(default={}, repr=False)  # may hold credentials too
+    options: NoOptions = NoOptions()
+
+    @field_validator("base_url")
+    @classmethod
+    def _without_last_slash(cls, url: str) -> str:
+        return url.rstrip("/")
+
+    @field_validator("api_key")
+    @classmethod
+    def _empty_is_none(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is None or not key.get_secret_value():
+            return None
+        _refuse_unsendable(key.get_secret_value(), "the key")
+        return key
+
+    @field_validator("headers")
+    @classmethod
+    def _sendable(cls, headers: dict[str, str]) -> dict[str, str]:
+        for name, value in headers.items():
+            if not _HEADER_NAME.fullmatch(name):
+                raise ValueError("a header's name has characters that HTTP does not allow")
+            _refuse_unsendable(value, f"the value of {name}")
+        return headers
+
+
+class OpenAIProvider(_HttpProvider):
+    """Anything that speaks OpenAI's API; `base_url` ends in `/v1` as for its SDKs."""
+
+    kind: Literal["openai"]
+
+
+class AnthropicProvider(_HttpProvider):
+    """Anthropic's Messages API."""
+
+    kind: Literal["anthropic"]
+    base_url: str = Field(
+        default="https://api.anthropic.com/v1", pattern=r"^https?://[^\s/]+(/\S*)?$"
+    )
+
+
+class LlamacppOptions(_Part):
+    """How llama.cpp loads its model."""
+
+    path: str = Field(min_length=1)
+    n_ctx: int = Field(default=4096, gt=0)
+    n_parallel: int = Field(default=4, gt=0)
+
+
+class LlamacppProvider(Provider):
+    """A GGUF file, run in the worker."""
+
+    in_process = True
+    kind: Literal["llamacpp"]
+    options: LlamacppOptions
+
+
+class VllmOptions(_Part):
+    """`engine_args` go to vLLM as they are."""
+
+    engine_args: dict[str, Any] = {}
+
+
+class VllmProvider(Provider):
+    """vLLM, run in the worker."""
+
+    in_process = True
+    kind: Literal["vllm"]
+    options: VllmOptions = VllmOptions()
+
+
+class SimulatedOptions(_Part):
+    """How the simulated model behaves; times in milliseconds.
+
+    `tokens` is the length of an answer, None: as long as the text happens to be. With `cues` a last
+    user message such as `!fail 500` is obeyed: for tests only, as one can end the process.
+    """
+
+    seed: int = 0
+    ttft_ms: float = Field(default=50, ge=0)
+    token_ms: float = Field(default=20, ge=0)
+    tokens: int | None = Field(default=None, ge=0)
+    cues: bool = False
+
+
+class SimulatedProvider(Provider):
+    """A model that needs no weights, deterministic by seed and prompt."""
+
+    in_process = True
+    kind: Literal["simulated"]
+    options: SimulatedOptions = SimulatedOptions()
+
+
+AnyProvider = Annotated[
+    OpenAIProvider | AnthropicProvider | LlamacppProvider | VllmProvider | SimulatedProvider,
+    Field(discriminator="kind"),
+]
+
+
+class Routing(_Part):
+    """`default_provider` comes first where several serve a model with the same priority."""
+
+    default_provider: str | None = None
+
+
+class Placement(NamedTuple):
+    """A deployment with what serves it: its id is the one in the catalogue and in jobs."""
+
+    id: str
+    provider: "AnyProvider"
+    model: ProviderModel
+
+
+class Providers(_Part):
+    """The whole file."""
+
+    providers: list[AnyProvider] = Field(min_length=1)
+    routing: Routing = Routing()
+
+    def placements(self) -> list[Placement]:
+        """All deployments in the order to prefer: the default provider's, then the file's."""
+        first = self.routing.default_provider
+        ordered = sorted(self.providers, key=lambda provider: provider.name != first)
+        return [placement for provider in ordered for placement in _placements_of(provider)]
+
+    def pools(self) -> list[str]:
+        """The pools of all providers, each once."""
+        return list(dict.fromkeys(provider.pool for provider in self.providers))
+
+
+def read_providers(
+    text: str, *, name: str = "providers.yaml", environ: Mapping[str, str] | None = None
+) -> Providers:
+    """Read the file's text; `name` is for messages. Raises ProvidersError.
+
+    `${NAME}` in a value stands for the variable of `environ` (default: the process's), `$${` for
+    a literal `${`.
+    """
+    document = _Document(name, os.environ if environ is None else environ)
+    data = document.read(text)
+    if not isinstance(data, dict):
+        raise ProvidersError(f"{name}: the file needs a list `providers:`")
+    try:
+        found = Providers.model_validate(data)
+    except ValidationError as error:
+        raise document.to_error(error) from None
+    _check_names(found, document)
+    return found
+
+
+def default_providers() -> Providers:
+    """What is served without a file: the simulated model."""
+    return Providers(
+        providers=[
+            SimulatedProvider(
+                name="simulated",
+                kind="simulated",
+                models=[
+                    ProviderModel(
+                        id="jan-simulated",
+                        capabilities=["chat", "completions", "embeddings", "tools", "json_schema"],
+                    )
+                ],
+            )
+        ]
+    )
+
+
+def to_catalogue(
+    providers: Providers, created: int, known: catalogue.Catalogue | None = None
+) -> catalogue.Catalogue:
+    """Say what edges may know. Models in `known` keep their time, new ones are as of `created`."""
+    times = {model.id: model.created for model in known.models} if known else {}
+    served: dict[str, list[Placement]] = {}
+    for provider in providers.providers:
+        for model in provider.models:
+            served[model.id] = []
+    for placement in providers.placements():
+        served[placement.model.id].append(placement)
+    return catalogue.Catalogue(
+        models=[
+            _to_model(model_id, times.get(model_id, created), placements)
+            for model_id, placements in served.items()
+        ]
+    )
+
+
+def _to_model(model_id: str, created: int, placements: list[Placement]) -> catalogue.Model:
+    models = [placement.model for placement in placements]
+    lengths = [model.context_length for model in models if model.context_length]
+    return catalogue.Model(
+        id=model_id,
+        created=created,
+        owned_by=placements[0].provider.name,
+        # What every deployment can do: a request may reach any of them.
+        capabilities=[
+            capability
+            for capability in get_args(Capability)
+            if all(capability in model.capabilities for model in models)
+        ],
+        context_length=min(lengths, default=None),
+        deployments=[
+            catalogue.Deployment(
+                id=placement.id,
+                pool=placement.provider.pool,
+                priority=placement.model.priority,
+                weight=placement.model.weight,
+                rpm=placement.model.limits.rpm,
+                in_flight=placement.model.limits.in_flight,
+            )
+            for placement in placements
+        ],
+    )
+
+
+def _placements_of(provider: AnyProvider) -> Iterable[Placement]:
+    """Name a provider's deployments; the second of one model is `<provider>/<model>#2`."""
+    counts: dict[str, int] = {}
+    taken = {model.id for model in provider.models}
+    for model in provider.models:
+        number = counts[model.id] = counts.get(model.id, 0) + 1
+        while number > 1 and f"{model.id}#{number}" in taken:
+            number = counts[model.id] = number + 1
+        suffix = f"#{number}" if number > 1 else ""
+        yield Placement(f"{provider.name}/{model.id}{suffix}", provider, model)
+
+
+def _check_names(found: Providers, document: "_Document") -> None:
+    names: set[str] = set()
+    pools = {subjects.REMOTE_POOL}
+    for index, provider in enumerate(found.providers):
+        path = ("providers", index, "name")
+        if provider.name in names:
+            raise document.error(path, f"there is another provider named {provider.name}")
+        if provider.in_process and provider.pool in pools:
+            raise document.error(path, f"another pool is named {provider.pool}: choose a new name")
+        names.add(provider.name)
+        pools.add(provider.pool)
+    default = found.routing.default_provider
+    if default is not None and default not in names:
+        raise document.error(("routing", "default_provider"), f"no provider is named {default}")
+
+
+def _refuse_unsendable(value: str, what: str) -> None:
+    if not value.isascii() or not value.isprintable():
+        raise ValueError(f"{what} has characters that an HTTP header can't carry")
+
+
+_Path = tuple[str | int, ...]
+
+
+class _Document:
+    """A YAML text as plain data, with the line of each part."""
+
+    def __init__(self, name: str, environ: Mapping[str, str]) -> None:
+        self._name = name
+        self._environ = environ
+        self._lines: dict[_Path, int] = {}
+        self._loader: yaml.SafeLoader
+
+    def read(self, text: str) -> Any:
+        try:
+            self._loader = yaml.SafeLoader(text)
+            node = self._loader.get_single_node()
+            return None if node is None else self._build(node, (), ())
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            line = f":{mark.line + 1}" if mark else ""
+            raise ProvidersError(f"{self._name}{line}: {error.problem or error.context}") from None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            if isinstance(error, ProvidersError):
+                raise
+            line_of_text = str(error).splitlines()[0]
+            raise ProvidersError(f"{self._name}: not a YAML text: {line_of_text}") from None
+
+    def error(self, path: _Path, message: str) -> ProvidersError:
+        """Say what is wrong at a path, with the line of the nearest part that exists."""
+        known = path
+        while known and known not in self._lines:
+            known = known[:-1]
+        line = self._lines.get(known, 1)
+        return ProvidersError(f"{self._name}:{line}: {_dotted(path)}: {message}")
+
+    def to_error(self, error: ValidationError) -> ProvidersError:
+        """Turn pydantic's first finding, in the order of the file, into one line."""
+        found = [(self._to_path(fault["loc"]), fault) for fault in error.errors()]
+        path, fault = min(found, key=lambda pair: self._line_before(pair[0]))
+        match fault["type"]:
+            case "extra_forbidden":
+                return self.error(path, "unknown key" + _suggestion(str(path[-1])))
+            case "missing":
+                return self.error(path, "is missing")
+            case "union_tag_not_found":
+                return self.error((*path, "kind"), "is missing")
+            case "union_tag_invalid":
+                kinds = fault["ctx"]["expected_tags"].replace("'", "")
+                return self.error((*path, "kind"), f"must be one of {kinds}")
+            case "string_pattern_mismatch":
+                return self.error(path, _PATTERNS.get(str(path[-1]), fault["msg"]))
+            case _:
+                return self.error(path, fault["msg"].removeprefix("Value error, "))
+
+    def _line_before(self, path: _Path) -> int:
+        while path and path not in self._lines:
+            path = path[:-1]
+        return self._lines.get(path, 1)
+
+    def _to_path(self, loc: _Path) -> _Path:
+        """Pydantic's location without the names of the kinds that it passes through."""
+        kinds = {"openai", "anthropic", "llamacpp", "vllm", "simulated"}
+        return tuple(part for index, part in enumerate(loc) if index != 2 or part not in kinds)
+
+    def _build(self, node: yaml.Node, path: _Path, inside: tuple[int, ...]) -> Any:
+        self._lines.setdefault(path, node.start_mark.line + 1)
+        if id(node) in inside:
+            raise self.error(path, "a part can't contain itself")
+        inside = (*inside, id(node))
+        match node:
+            case yaml.MappingNode():
+                return self._build_mapping(node, path, inside)
+            case yaml.SequenceNode():
+                return [
+                    self._build(item, (*path, index), inside)
+                    for index, item in enumerate(node.value)
+                ]
+            case _:
+                value = self._loader.construct_object(node)
+                return self._expand(value, path) if isinstance(value, str) else value
+
+    def _build_mapping(self, node: yaml.MappingNode, path: _Path, inside: tuple[int, ...]) -> Any:
+        self._loader.flatten_mapping(node)
+        built: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else ""
+            self._lines[*path, key] = key_node.start_mark.line + 1
+            if key in built:
+                raise self.error((*path, key), "is there twice")
+            built[key] = self._build(value_node, (*path, key), inside)
+        return built
+
+    def _expand(self, text: str, path: _Path) -> str:
+        def value_of(match: re.Match[str]) -> str:
+            try:
+                return self._environ[match[1]]
+            except KeyError:
+                raise self.error(path, f"the variable {match[1]} is not set") from None
+
+        parts = text.split("$${")
+        return "${".join(_VARIABLE.sub(value_of, part) for part in parts)
+
+
+_PATTERNS = {
+    "name": "letters, digits, dots, dashes and underscores only",
+    "id": "must not contain white space",
+    "base_url": "must be a URL that begins with http:// or https://",
+}
+
+_ALL_PARTS: tuple[type[_Part], ...] = (
+    Providers,
+    OpenAIProvider,
+    ProviderModel,
+    Limits,
+    Routing,
+    LlamacppOptions,
+    VllmOptions,
+    SimulatedOptions,
+)
+
+
+def _dotted(path: _Path) -> str:
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.lstrip(".") or "the file"
+
+
+def _suggestion(key: str) -> str:
+    known = {field for part in _ALL_PARTS for field in part.model_fields}
+    near = difflib.get_close_matches(key, sorted(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""

@@ -1,23 +1,37 @@
-"""Ids: a prefix and 26 characters that sort by time of creation (a ULID in lower case)."""
+"""Ids: a prefix and 26 characters that sort by time of creation (a ULID in lower case).
 
+Half of a run id's 80 random bits are a keyed hash of the rest and of the run's owner: whose run it
+is can be told from the id alone, on any edge, without a look-up.
+"""
+
+import hmac
 import os
 import time
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32
 _UNIQUE_LENGTH = 26
 _RUN = "run_"
+_TAG_BITS = 40  # of a run id: a guess is right once in 10^12 requests
 _PUBLIC_PREFIXES = {"chat": "chatcmpl-", "completion": "cmpl-", "embedding": "embd-"}
 
 
 def new_id(prefix: str) -> str:
     """Make an id: `prefix`, then 48 bits of milliseconds and 80 random bits."""
-    number = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
-    return prefix + "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+    return prefix + _to_text(_now_ms() << 80 | int.from_bytes(os.urandom(10), "big"))
 
 
-def new_run_id() -> str:
-    """Make the id of a run, from which every public id of its result derives."""
-    return new_id(_RUN)
+def new_run_id(owner: str = "", secret: bytes = b"") -> str:
+    """Make the id of a run of `owner`, from which every public id of its result derives."""
+    rest = _now_ms() << 40 | int.from_bytes(os.urandom(5), "big")
+    return _RUN + _to_text(rest << _TAG_BITS | _tag(rest, owner, secret))
+
+
+def is_owner(run_id: str, owner: str, secret: bytes) -> bool:
+    """Tell whether a run id was made for `owner`."""
+    number = _to_number(run_id.removeprefix(_RUN))
+    given = number & ((1 << _TAG_BITS) - 1)
+    true = _tag(number >> _TAG_BITS, owner, secret)
+    return hmac.compare_digest(given.to_bytes(5, "big"), true.to_bytes(5, "big"))
 
 
 def public_id(run_id: str, kind: str) -> str:
@@ -41,7 +55,24 @@ def is_unique_part(text: str) -> bool:
 
 def created_ms(any_id: str) -> int:
     """Read an id's time of creation, in milliseconds since 1970."""
+    return _to_number(any_id[-_UNIQUE_LENGTH:][:10])
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _tag(rest: int, owner: str, secret: bytes) -> int:
+    told = b"run" + rest.to_bytes(12, "big") + owner.encode()
+    return int.from_bytes(hmac.digest(secret, told, "sha256")[: _TAG_BITS // 8], "big")
+
+
+def _to_text(number: int) -> str:
+    return "".join([_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5)])
+
+
+def _to_number(text: str) -> int:
     number = 0
-    for char in any_id[-_UNIQUE_LENGTH:][:10]:
+    for char in text:
         number = number << 5 | _ALPHABET.index(char)
     return number

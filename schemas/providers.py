@@ -80,7 +80,6 @@ class _HttpProvider(Provider):
     base_url: str = Field(pattern=r"^https?://[^\s/]+(/\S*)?$")
     api_key: SecretStr | None = None
     headers: dict[str, str] = Field(default={}, repr=False)  # may hold credentials too
-    options: NoOptions = NoOptions()
 
     @field_validator("base_url")
     @classmethod
@@ -105,10 +104,27 @@ class _HttpProvider(Provider):
         return headers
 
 
+class OpenAIOptions(_Part):
+    """How an OpenAI-compatible provider is used; times in seconds.
+
+    `first_byte_s` counts to the first byte of a stream's body, `between_s` from one byte to the
+    next. `stream_usage` off: for one that refuses `stream_options`. `continue_final_message` on:
+    for one that continues a last assistant message (vLLM), so that a stream outlives its worker.
+    """
+
+    connections: int = Field(default=4096, ge=1)
+    connect_s: float = Field(default=5, gt=0)
+    first_byte_s: float = Field(default=120, gt=0)
+    between_s: float = Field(default=60, gt=0)
+    stream_usage: bool = True
+    continue_final_message: bool = False
+
+
 class OpenAIProvider(_HttpProvider):
     """Anything that speaks OpenAI's API; `base_url` ends in `/v1` as for its SDKs."""
 
     kind: Literal["openai"]
+    options: OpenAIOptions = OpenAIOptions()
 
 
 class AnthropicProvider(_HttpProvider):
@@ -118,6 +134,7 @@ class AnthropicProvider(_HttpProvider):
     base_url: str = Field(
         default="https://api.anthropic.com/v1", pattern=r"^https?://[^\s/]+(/\S*)?$"
     )
+    options: NoOptions = NoOptions()
 
 
 class LlamacppOptions(_Part):
@@ -442,6 +459,7 @@ _ALL_PARTS: tuple[type[_Part], ...] = (
     ProviderModel,
     Limits,
     Routing,
+    OpenAIOptions,
     LlamacppOptions,
     VllmOptions,
     SimulatedOptions,

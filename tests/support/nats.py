@@ -1,7 +1,12 @@
-"""A real nats-server for tests: own folder, free port, the permissions of nats/server.conf."""
+"""A real nats-server for tests: own folder, free port, the permissions of nats/server.conf.
+
+with running_nats(tmp_path) as nats:
+    await migrate(nats)
+    async with open_bus(nats.url("edge"), name="edge-1") as bus: ...
+"""
 
 import os
-import re
+import random
 import secrets
 import shutil
 import signal
@@ -14,10 +19,16 @@ from pathlib import Path
 
 import pytest
 
+from bus.connection import connect
+from bus.topology import Change, apply
+from schemas.providers import Providers, default_providers
+
 NATS = Path(__file__).parents[2] / "nats"
 USERS = ("edge", "inference", "persistence", "migrate", "cli")
 
-_LISTENING = re.compile(rb"Listening for client connections on [^ ]*:(\d+)")
+# Under the range that systems take outgoing ports from: while the server is down, a client that
+# retries a port of that range can connect to itself.
+_PORTS = range(20_000, 32_000)
 
 
 class NatsServer:
@@ -53,8 +64,17 @@ class NatsServer:
     def start(self) -> None:
         """Start it, and return when it serves."""
         assert self._process is None, "the server is running"
+        for port in [self.port] if self.port else random.sample(_PORTS, 10):
+            self.port = port
+            if self._starts():
+                return
+            if "address already in use" not in self.log():
+                break
+        raise RuntimeError("nats-server does not start:\n" + self.log())
+
+    def _starts(self) -> bool:
         env = {f"JAN_NATS_{user.upper()}_PASSWORD": self._passwords[user] for user in USERS}
-        arguments = ["-a", "127.0.0.1", "-p", str(self.port or -1), "-sd", str(self._folder)]
+        arguments = ["-a", "127.0.0.1", "-p", str(self.port), "-sd", str(self._folder)]
         self._process = subprocess.Popen(
             [_binary(), "-c", str(NATS / "server.conf"), *arguments],
             env={"PATH": os.environ.get("PATH", ""), **env},
@@ -62,11 +82,12 @@ class NatsServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
-        ready = threading.Event()
-        threading.Thread(target=self._follow, args=(self._process, ready), daemon=True).start()
-        if not ready.wait(20) or self._process.poll() is not None:
-            self.kill()
-            raise RuntimeError("nats-server does not start:\n" + self.log())
+        done = threading.Event()
+        threading.Thread(target=self._follow, args=(self._process, done), daemon=True).start()
+        if done.wait(20) and self._process.poll() is None:
+            return True
+        self.kill()
+        return False
 
     def stop(self) -> None:
         """Stop it in order."""
@@ -88,18 +109,16 @@ class NatsServer:
         """What it has logged so far, over all its starts."""
         return b"".join(self._log).decode(errors="replace")
 
-    def _follow(self, process: subprocess.Popen[bytes], ready: threading.Event) -> None:
-        """Keep the log, take the port from it, and tell when it is ready or has ended."""
+    def _follow(self, process: subprocess.Popen[bytes], done: threading.Event) -> None:
+        """Keep the log, and tell when the server is ready or has ended."""
         assert process.stderr is not None
         with process.stderr as lines:
             for line in lines:
                 self._log.append(line)
-                if found := _LISTENING.search(line):
-                    self.port = int(found[1])
                 if b"Server is ready" in line:
-                    ready.set()
+                    done.set()
         process.wait()
-        ready.set()
+        done.set()
 
     def _end(self, how: signal.Signals) -> None:
         process, self._process = self._process, None
@@ -123,6 +142,15 @@ def running_nats(folder: Path) -> Iterator[NatsServer]:
         yield server
     finally:
         server.kill()
+
+
+async def migrate(server: NatsServer, providers: Providers | None = None) -> list[Change]:
+    """Make the streams, buckets and consumers; without providers, those of the simulated one."""
+    nc = await connect(server.url("migrate"), name="migrate")
+    try:
+        return await apply(nc, NATS, providers or default_providers())
+    finally:
+        await nc.close()
 
 
 def _binary() -> str:

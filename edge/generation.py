@@ -1,0 +1,160 @@
+"""The endpoints that every kind of generation has: start it, go on reading it, stop it.
+
+Pure ASGI, so that a token passes through nothing but the server's own `send`.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import parse_qs
+
+import msgspec
+from starlette.types import Message, Receive, Scope, Send
+
+from edge.runs import Caller, Order, Runs
+from edge.sse import Answering
+from schemas import ids
+from schemas.commands import Kind
+from schemas.errors import InvalidRequest, NotFound
+
+_OBJECTS: dict[Kind, str] = {"chat": "chat.completion", "completion": "text_completion"}
+
+
+class Principal(Protocol):
+    """What a run needs to know of who asks."""
+
+    @property
+    def id(self) -> str:
+        """Whose run it is."""
+
+    @property
+    def key_id(self) -> str | None:
+        """The id of the API key that was shown, if it was one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """POST: read the body, start a run, answer with what it generates.
+
+    `to_order` validates the body; its second argument says that the query asks for a stream.
+    """
+
+    to_order: Callable[[bytes, bool], Order]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        started = time.perf_counter()
+        body = await _read_body(receive)
+        if body is None:
+            return
+        order = self.to_order(body, _query(scope, "stream") == "true")
+        runs: Runs = scope["state"]["runs"]
+        caller = _caller(scope)
+        run = await runs.accept(order, caller)
+        try:
+            await Answering(run, receive, send, caller.request_id, started).respond()
+        finally:
+            await runs.leave(run)
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """GET …/{id}/stream: go on reading a run after the last frame that the client has got."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        started = time.perf_counter()
+        skip = _first_wanted(scope)
+        runs: Runs = scope["state"]["runs"]
+        caller = _caller(scope)
+        run = await runs.resume(_run_id(scope), caller.principal, skip=skip)
+        try:
+            await Answering(run, receive, send, caller.request_id, started).respond()
+        finally:
+            await runs.leave(run)
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """POST …/{id}/cancel: stop a run. What was generated stays. Idempotent."""
+
+    kind: Kind
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        runs: Runs = scope["state"]["runs"]
+        run_id = _run_id(scope)
+        status = await runs.cancel(run_id, _caller(scope).principal)
+        told = {
+            "id": ids.public_id(run_id, self.kind),
+            "object": _OBJECTS[self.kind],
+            "status": status,
+        }
+        await _send_json(send, run_id, msgspec.json.encode(told))
+
+
+async def _send_json(send: Send, run_id: str, body: bytes) -> None:
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"x-run-id", run_id.encode()),
+    ]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _read_body(receive: Receive) -> bytes | None:
+    """The whole body; None if the client has gone meanwhile."""
+    parts: list[bytes] = []
+    while True:
+        message: Message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _caller(scope: Scope) -> Caller:
+    headers = _headers(scope, b"idempotency-key", b"traceparent")
+    state = scope["state"]
+    principal: Principal = state["principal"]
+    return Caller(
+        principal=principal.id,
+        request_id=state["request_id"],
+        api_key=principal.key_id,
+        traceparent=headers.get(b"traceparent"),
+        idempotency_key=headers.get(b"idempotency-key"),
+    )
+
+
+def _headers(scope: Scope, *names: bytes) -> dict[bytes, str]:
+    return {name: value.decode("latin-1") for name, value in scope["headers"] if name in names}
+
+
+def _query(scope: Scope, name: str) -> str | None:
+    text: bytes = scope["query_string"]
+    if not text:
+        return None
+    values = parse_qs(text.decode("latin-1")).get(name)
+    return values[-1] if values else None
+
+
+def _run_id(scope: Scope) -> str:
+    run_id = ids.run_id_of(scope["path_params"]["id"])
+    if run_id is None:
+        raise NotFound("there is no such run, or its frames are no longer kept")
+    return run_id
+
+
+def _first_wanted(scope: Scope) -> int:
+    """The index after the last one that the client has, by query or by header."""
+    given = _query(scope, "starting_after") or _headers(scope, b"last-event-id").get(
+        b"last-event-id"
+    )
+    if not given:
+        return 0
+    if not given.isascii() or not given.isdigit() or len(given) > 9:
+        raise InvalidRequest("starting_after is the index of a frame", param="starting_after")
+    return int(given) + 1

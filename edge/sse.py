@@ -1,0 +1,162 @@
+"""A run's answer on HTTP: server-sent events as they come, or one JSON body at the end."""
+
+import asyncio
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+from starlette.types import Receive, Send
+
+from edge.inbox import Reader
+from edge.runs import Run
+from schemas import frames
+from schemas.errors import DeadlineExceeded, InvalidRequest, JanError, Unavailable
+
+HEARTBEAT = b": \n\n"
+GO_ELSEWHERE = b"retry: 200\n: this server is stopping; the run goes on\n\n"
+PATIENCE = 10.0  # seconds that the status waits for the first frame or error
+INTERVAL = 15.0  # seconds between heartbeats
+SLACK = 5.0  # seconds after the deadline in which the worker's own word about it is awaited
+_JSON: Final = (b"content-type", b"application/json")
+_STREAM: Final = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """One request being answered: `started` on the performance counter."""
+
+    run: Run
+    receive: Receive
+    send: Send
+    request_id: str
+    started: float
+
+    async def respond(self) -> None:
+        """Answer until the run is done, its deadline is over or the client is gone."""
+        with _stop_when_gone(self.receive, self.run.reader):
+            try:
+                await (self._stream() if self.run.stream else self._whole([]))
+            except JanError as error:
+                await self._refuse(error)
+
+    async def _stream(self) -> None:
+        """Hold the status back for the first frame, so that an early error has its own."""
+        reader, until = self.run.reader, self._until()
+        data = await reader.next(min(_now() + PATIENCE, until))
+        last = reader.fold.last
+        if last is not None and last.flags & frames.RESULT:
+            await self._whole([data])  # a resume can't know that the run isn't streamed
+            return
+        error = reader.error
+        if error is not None and not error.first and error.events == 1:
+            await self._fail(error)
+            return
+        if reader.closed and not data:
+            self._require_client()
+            return
+        await self._start(200, _STREAM)
+        try:
+            await self._relay(data, until)
+        except JanError as late:
+            event = b"data: %b\n\n" % late.to_wire(self.request_id)
+            await self._write(event, more=False)
+
+    async def _relay(self, data: bytes, until: float) -> None:
+        """Pass on what comes; a comment now and then, so that nobody between us hangs up."""
+        reader = self.run.reader
+        while not reader.done:
+            await self._write(data or HEARTBEAT, more=True)
+            data = await reader.next(min(_now() + INTERVAL, until))
+            if not data and reader.closed:
+                # Without the response's end: a client must not take this for the whole text.
+                await self._write(GO_ELSEWHERE, more=True)
+                return
+            if not data and not reader.done and _now() >= until:
+                raise DeadlineExceeded("the run did not end before its deadline")
+            last = reader.fold.last
+            if last is not None and last.flags & frames.RESULT:
+                raise InvalidRequest("the run isn't streamed: ask for it again when it has ended")
+        await self._write(data, more=False)
+
+    async def _whole(self, parts: list[bytes]) -> None:
+        reader, until = self.run.reader, self._until()
+        while not reader.done:
+            data = await reader.next(until)
+            parts.append(data)
+            if not data and reader.closed:
+                self._require_client()
+                return
+            if not data and not reader.done and _now() >= until:
+                raise DeadlineExceeded("the run did not end before its deadline")
+        if reader.error is not None:
+            await self._fail(reader.error)
+        else:
+            await self._send_json(200, b"".join(parts))
+
+    def _require_client(self) -> None:
+        """A closed reader: either the client is gone, or this edge has to."""
+        if self.run.handed_off:
+            raise Unavailable("this server is stopping; the run goes on", retry_after=1)
+
+    async def _fail(self, frame: frames.Frame) -> None:
+        """Answer with the run's own error: its status, and its JSON with this request's id."""
+        envelope = msgspec.json.decode(frames.chunk_of(frames.split_events(frame.data)[-1]))
+        envelope["error"]["request_id"] = self.request_id
+        retry_after = envelope["error"].get("retry_after")
+        await self._send_json(frame.status or 500, msgspec.json.encode(envelope), retry_after)
+
+    async def _refuse(self, error: JanError) -> None:
+        body = error.to_wire(self.request_id)
+        await self._send_json(error.http_status, body, error.retry_after)
+
+    async def _send_json(self, status: int, body: bytes, retry_after: float | None = None) -> None:
+        headers: Headers = [_JSON, (b"content-length", b"%d" % len(body))]
+        if retry_after is not None:
+            headers.append((b"retry-after", b"%d" % math.ceil(retry_after)))
+        await self._start(status, headers)
+        await self._write(body, more=False)
+
+    async def _start(self, status: int, headers: Headers) -> None:
+        spent = (time.perf_counter() - self.started) * 1000
+        own = [
+            (b"x-run-id", self.run.run_id.encode()),
+            (b"openai-processing-ms", b"%d" % spent),
+        ]
+        await self.send(
+            {"type": "http.response.start", "status": status, "headers": [*headers, *own]}
+        )
+
+    async def _write(self, data: bytes, *, more: bool) -> None:
+        await self.send({"type": "http.response.body", "body": data, "more_body": more})
+
+    def _until(self) -> float:
+        return _now() + max(0.0, self.run.deadline - time.time()) + SLACK
+
+
+@contextmanager
+def _stop_when_gone(receive: Receive, reader: Reader) -> Iterator[None]:
+    """Stop the reader when the client goes. Its body was read: nothing else comes from it."""
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        reader.stop()
+
+    task = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

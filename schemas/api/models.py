@@ -1,0 +1,37 @@
+"""Models, as clients see them."""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from schemas import catalogue
+
+
+class Model(Struct, frozen=True):
+    """A model that is served. The last two fields are ours; an SDK ignores them."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    capabilities: list[str]
+    context_length: int | None
+
+
+class ModelList(Struct, frozen=True):
+    """All models that are served."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+def to_model(model: catalogue.Model) -> Model:
+    """Show a model of the catalogue."""
+    return Model(
+        id=model.id,
+        object="model",
+        created=model.created,
+        owned_by=model.owned_by,
+        capabilities=model.capabilities,
+        context_length=model.context_length,
+    )

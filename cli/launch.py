@@ -1,4 +1,4 @@
-"""A whole server as a child process, in a data directory of its own: for the bench and the tests."""
+"""A whole server as a child process, on its own data: what the bench and the tests run against."""
 
 import contextlib
 import os
@@ -68,10 +68,10 @@ class LaunchedServer:
 
     def start(self, timeout: float = READY_SECONDS) -> None:
         """Start it, and return when it serves. Raises NotReady."""
+        up = [sys.executable, "-m", "cli", "up", "--port", "0"]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "cli", "up", "--port", "0", *self._arguments]
-                + ["--data", str(self.data)],
+                [*up, "--data", str(self.data), *self._arguments],
                 env=self._env,
                 cwd=self.log.parent,  # where no .env lies
                 stdin=subprocess.DEVNULL,

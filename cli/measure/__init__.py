@@ -1,0 +1,1 @@
+"""The parts of `jan bench`: an upstream, a load, the figures."""

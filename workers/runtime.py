@@ -1,0 +1,277 @@
+"""What every worker process has: settings, broker, presence, metrics, a policy on errors."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import msgspec
+import structlog
+from faststream import BaseMiddleware, FastStream
+from faststream.message import StreamMessage
+from faststream.nats import NatsBroker
+from nats.aio.msg import Msg
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from bus import Bucket, Bus, attach, connect_options
+from schemas import subjects
+from schemas.errors import BusError, JanError
+
+logger = structlog.get_logger()
+
+_PRESENCE_EVERY = 2.0  # seconds; readers take 6 s without a word for absence
+_RETRY_DELAYS = (0.5, 2.0, 10.0, 30.0)  # seconds before the next delivery of a failed message
+
+OnReady = Callable[[int], None]
+
+
+class WorkerSettings(BaseSettings):
+    """What every worker is told."""
+
+    model_config = SettingsConfigDict(env_prefix="JAN_", env_file=".env", extra="ignore")
+
+    nats_url: SecretStr = Field(
+        default=SecretStr("nats://127.0.0.1:4222"),
+        description="Where NATS is, with user and password. The default is a server of this "
+        "machine; `jan` fills in the one that it started.",
+    )
+    name: str = Field(
+        default="worker-1",
+        description="This process's name in presence, logs and runs; unique among its kind.",
+    )
+    data: Path = Field(
+        default=Path(".jan"),
+        description="The data folder, shared by all processes of a machine. Beside the program by "
+        "default, so that removing the folder removes every trace.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info",
+        description="How much is logged. `info` is a few lines for each start, none for a run.",
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1",
+        description="Where /metrics and /healthz listen. Local by default: they need no key.",
+    )
+    metrics_port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="Port of /metrics and /healthz. 0 takes a free one, so that any number of "
+        "workers can start on one machine.",
+    )
+
+
+class Work(Protocol):
+    """What a worker does while it is open; leaving its context drains it."""
+
+    def presence(self) -> dict[str, object]:
+        """Facts for others, such as slots, running, pools and draining."""
+
+
+OpenWork = Callable[[Bus, CollectorRegistry], AbstractAsyncContextManager[Work]]
+
+
+def create_broker(settings: WorkerSettings) -> NatsBroker:
+    """Make the FastStream broker of a worker; it connects when the worker is served."""
+    url = settings.nats_url.get_secret_value()
+    # Its log lines would be plain text, two for every message.
+    return NatsBroker(url, logger=None, **connect_options(url, name=settings.name))
+
+
+async def serve(
+    settings: WorkerSettings,
+    kind: str,
+    broker: NatsBroker,
+    open_work: OpenWork,
+    on_ready: OnReady,
+) -> None:
+    """Run a worker until SIGTERM or SIGINT, then drain it.
+
+    `on_ready` gets the port of /metrics once the work is open and the broker's subscribers run.
+    """
+    stack = AsyncExitStack()
+    port = 0
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        nonlocal port
+        await broker.connect()
+        bus = await attach(broker.connection)
+        try:
+            registry = create_registry()
+            port = await stack.enter_async_context(open_monitor(settings, registry, bus))
+            announce = await stack.enter_async_context(open_presence(bus, settings, kind, port))
+            announce.work = await stack.enter_async_context(open_work(bus, registry))
+            yield
+        finally:
+            await stack.aclose()
+            await bus.close()
+
+    app = FastStream(
+        broker,
+        logger=None,
+        lifespan=lifespan,
+        after_startup=[lambda: on_ready(port)],
+        # The work ends while there still is a connection to say so.
+        on_shutdown=[stack.aclose],
+    )
+    await app.run()
+
+
+class Presence:
+    """Tells others every two seconds that this process is there."""
+
+    def __init__(self, bus: Bus, settings: WorkerSettings, kind: str, port: int) -> None:
+        self.work: Work | None = None
+        self._bucket = Bucket(bus, subjects.KV_HEALTH)
+        self._bus = bus
+        self._key = f"worker.{kind}.{settings.name}"
+        self._facts: dict[str, object] = {
+            "kind": kind,
+            "name": settings.name,
+            "pid": os.getpid(),
+            "host": settings.metrics_host,
+            "port": port,
+            "draining": False,
+        }
+
+    async def run(self) -> None:
+        """Announce until cancelled."""
+        while True:
+            await self._announce()
+            await asyncio.sleep(_PRESENCE_EVERY)
+
+    async def leave(self) -> None:
+        """Take the announcement back."""
+        if self._bus.connected:
+            try:
+                await asyncio.wait_for(self._bucket.delete(self._key), 0.5)
+            except (BusError, TimeoutError) as error:
+                logger.warning("presence stays until it expires", error=str(error))
+
+    async def _announce(self) -> None:
+        if not self._bus.connected:
+            return
+        facts = self._facts | {"at": time.time()} | (self.work.presence() if self.work else {})
+        try:
+            await self._bucket.put(self._key, msgspec.json.encode(facts))
+        except BusError as error:
+            logger.warning("presence not announced", error=str(error))
+
+
+@asynccontextmanager
+async def open_presence(
+    bus: Bus, settings: WorkerSettings, kind: str, port: int
+) -> AsyncIterator[Presence]:
+    """Keep a process announced for the context's life."""
+    presence = Presence(bus, settings, kind, port)
+    announcing = asyncio.create_task(presence.run())
+    try:
+        yield presence
+    finally:
+        announcing.cancel()
+        await presence.leave()
+
+
+def create_registry() -> CollectorRegistry:
+    """Make a registry of metrics that has those of the process itself."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
+
+
+@asynccontextmanager
+async def open_monitor(
+    settings: WorkerSettings, registry: CollectorRegistry, bus: Bus
+) -> AsyncIterator[int]:
+    """Serve /metrics and /healthz for the context's life; yields the port."""
+
+    def answer(path: bytes) -> tuple[bytes, bytes, bytes]:
+        if path == b"/metrics":
+            return b"200 OK", b"text/plain; version=0.0.4; charset=utf-8", generate_latest(registry)
+        if path == b"/healthz":
+            status = b"200 OK" if bus.connected else b"503 Service Unavailable"
+            body = msgspec.json.encode({"status": "ok" if bus.connected else "no bus"})
+            return status, b"application/json", body
+        return b"404 Not Found", b"text/plain", b"not found\n"
+
+    async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5.0)
+            status, kind, body = answer(head.split(b" ", 2)[1].partition(b"?")[0])
+            writer.write(
+                b"HTTP/1.1 %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n"
+                b"Connection: close\r\n\r\n%b" % (status, kind, len(body), body)
+            )
+            await asyncio.wait_for(writer.drain(), 5.0)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            logger.debug("a reader of metrics went away")
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(
+        on_connection, settings.metrics_host, settings.metrics_port, limit=16384
+    )
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+def settle(bus: Bus, stream: str, max_deliver: int = -1) -> type[BaseMiddleware[Any, Msg]]:
+    """Make the middleware that acks a subscriber's messages, or not, by what its handler raised.
+
+    For subscribers with AckPolicy.MANUAL. Retryable: again after a delay. Anything else, and what
+    has had `max_deliver` deliveries: to `dead.>`, then terminated.
+    """
+
+    class Settle(BaseMiddleware[Any, Msg]):
+        """Acks on success; on an error does what its class says."""
+
+        async def consume_scope(self, call_next: Any, msg: StreamMessage[Msg]) -> Any:
+            """Call the handler and settle its message."""
+            try:
+                result = await call_next(msg)
+            except JanError as error:
+                await self._give_back(msg, error, error.retryable)
+            except Exception as error:  # the one place for a handler's own faults
+                logger.exception("message failed", subject=msg.raw_message.subject)
+                await self._give_back(msg, error, True)
+            else:
+                await msg.ack()
+                return result
+
+        async def _give_back(self, msg: StreamMessage[Msg], error: Exception, again: bool) -> None:
+            raw = msg.raw_message
+            delivered = raw.metadata.num_delivered
+            if again and (max_deliver < 0 or delivered < max_deliver):
+                delay = _RETRY_DELAYS[min(delivered, len(_RETRY_DELAYS)) - 1]
+                logger.warning(
+                    "message is tried again", subject=raw.subject, delay=delay, error=str(error)
+                )
+                await raw.nak(delay=delay)
+                return
+            sequence = raw.metadata.sequence.stream
+            await bury(bus, stream, raw.subject, raw.data, error=str(error), sequence=sequence)
+            await raw.term()
+
+    return Settle
+
+
+async def bury(
+    bus: Bus, stream: str, subject: str, data: bytes, *, error: str, sequence: int
+) -> None:
+    """Keep a message that nobody can handle in DEAD; to be called before it is terminated."""
+    logger.error("message is dead", subject=subject, error=error)
+    reason = " ".join(error.split()).encode("ascii", "replace")[:500]
+    await bus.store(
+        subjects.dead(stream, subject),
+        data,
+        msg_id=f"DEAD:{stream}:{sequence}:0",
+        headers=b"Jan-Error: %b\r\n" % reason,
+        timeout=10.0,
+    )

@@ -1,0 +1,231 @@
+"""The bus on a real server: acks, refusals, direct get, buckets, and a server that dies."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from bus import Ack, Bucket, Bus, Message, open_bus
+from bus.objects import DirectoryStore
+from schemas import subjects
+from schemas.errors import (
+    BusError,
+    BusTimeout,
+    BusUnavailable,
+    Conflict,
+    NoResponders,
+    NotFound,
+    WrongLastSequence,
+)
+from tests.support.nats import NatsServer, migrate, running_nats
+
+RUN = "run_01jd00000000000000000000aa"
+FRAMES = subjects.frames("edge-1", RUN)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[NatsServer]:
+    with running_nats(tmp_path / "store") as running:
+        yield running
+
+
+@pytest.fixture
+async def inference(server: NatsServer) -> AsyncIterator[Bus]:
+    await migrate(server)
+    async with open_bus(server.url("inference"), name="inference-1") as bus:
+        yield bus
+
+
+@pytest.fixture
+async def edge(server: NatsServer, inference: Bus) -> AsyncIterator[Bus]:
+    async with open_bus(server.url("edge"), name="edge-1") as bus:
+        yield bus
+
+
+@pytest.fixture
+async def cli(server: NatsServer, inference: Bus) -> AsyncIterator[Bus]:
+    async with open_bus(server.url("cli"), name="cli") as bus:
+        yield bus
+
+
+async def until(condition: asyncio.Event) -> None:
+    await asyncio.wait_for(condition.wait(), 10)
+
+
+async def test_a_subjects_messages_form_a_chain_that_strangers_cannot_extend(
+    inference: Bus,
+) -> None:
+    first = await inference.store(FRAMES, b"1", expect_last=0)
+    second = await inference.store(FRAMES, b"2", expect_last=first.seq)
+    assert second.seq > first.seq
+    with pytest.raises(WrongLastSequence):
+        await inference.store(FRAMES, b"zombie", expect_last=first.seq)
+    stored = [m async for m in inference.read_subject(subjects.TOKENS, FRAMES)]
+    assert [(m.seq, m.data) for m in stored] == [(first.seq, b"1"), (second.seq, b"2")]
+
+
+async def test_a_thousand_pipelined_messages_are_acked_and_read_back_in_order(
+    inference: Bus, edge: Bus
+) -> None:
+    acks: list[Ack | BusError] = []
+    done = asyncio.Event()
+
+    def on_ack(ack: Ack | BusError) -> None:
+        acks.append(ack)
+        if len(acks) == 1000:
+            done.set()
+
+    for number in range(1000):
+        inference.send_stored(FRAMES, b"%d" % number, on_ack)
+    await until(done)
+    assert [ack.seq for ack in acks if isinstance(ack, Ack)] == sorted(range(1, 1001))
+    stored = [m async for m in edge.read_subject(subjects.TOKENS, FRAMES, 11)]
+    assert [m.data for m in stored] == [b"%d" % number for number in range(10, 1000)]
+
+
+async def test_what_is_stored_is_heard_live_with_its_predecessor(inference: Bus, edge: Bus) -> None:
+    heard: list[Message] = []
+    both = asyncio.Event()
+
+    def on_message(message: Message) -> None:
+        heard.append(message)
+        if len(heard) == 2:
+            both.set()
+
+    await edge.subscribe(subjects.live_of_edge("edge-1"), on_message)
+    await edge.nc.flush()
+    first = await inference.store(FRAMES, b"one", expect_last=0)
+    second = await inference.store(FRAMES, b"two" * 50_000, expect_last=first.seq)
+    await until(both)
+    assert [m.header(b"Nats-Sequence") for m in heard] == [
+        b"%d" % first.seq,
+        b"%d" % second.seq,
+    ]
+    assert heard[1].header(b"Nats-Last-Sequence") == b"%d" % first.seq
+    assert heard[1].data == b"two" * 50_000
+
+
+async def test_a_message_id_makes_a_second_publish_harmless(edge: Bus) -> None:
+    subject = subjects.run_event("accepted", RUN)
+    first = await edge.store(subject, b"{}", msg_id="EVENTS:run.accepted:x:0")
+    again = await edge.store(subject, b"{}", msg_id="EVENTS:run.accepted:x:0")
+    assert (again.seq, again.duplicate) == (first.seq, True)
+
+
+async def test_reading_what_is_not_there_finds_nothing(edge: Bus) -> None:
+    assert await edge.last_message(subjects.TOKENS, subjects.frames_anywhere(RUN)) is None
+    assert [m async for m in edge.read_subject(subjects.TOKENS, FRAMES)] == []
+
+
+async def test_a_question_that_nobody_answers_is_told_so(edge: Bus, server: NatsServer) -> None:
+    with pytest.raises(NoResponders):
+        await edge.ask("query.runs.get", b"?")
+    server.freeze()
+    with pytest.raises(BusTimeout):
+        await edge.ask("query.runs.get", b"?", timeout=0.3)
+    server.thaw()
+
+
+async def test_a_publish_with_an_id_survives_the_servers_restart(
+    server: NatsServer, edge: Bus
+) -> None:
+    lost = asyncio.Event()
+    edge.on_disconnect(lost.set)
+    server.kill()
+    await until(lost)
+    with pytest.raises(BusUnavailable):
+        await edge.store("commands.run.test", b"{}", msg_id="a", timeout=0.2)
+    storing = asyncio.create_task(edge.store("commands.run.test", b"{}", msg_id="b", timeout=20))
+    server.start()
+    assert (await storing).duplicate is False
+
+
+async def test_an_unacked_message_is_told_to_have_an_unknown_outcome(
+    server: NatsServer, inference: Bus
+) -> None:
+    answered = asyncio.Event()
+    answers: list[Ack | BusError] = []
+
+    def on_ack(ack: Ack | BusError) -> None:
+        answers.append(ack)
+        answered.set()
+
+    server.freeze()
+    inference.send_stored(FRAMES, b"?", on_ack, timeout=0.3)
+    await until(answered)
+    server.thaw()
+    await inference.nc.flush()
+    assert isinstance(answers[0], BusTimeout)
+    assert len(answers) == 1  # the late ack is not told a second time
+
+
+async def test_a_watch_hears_every_change_also_those_of_an_outage(
+    server: NatsServer, edge: Bus, cli: Bus
+) -> None:
+    state: dict[str, bytes] = {}
+    changed = asyncio.Event()
+
+    def on_change(key: str, value: bytes | None, revision: int) -> None:
+        if value is None:
+            state.pop(key, None)
+        else:
+            state[key] = value
+        changed.set()
+
+    async def settle(expected: dict[str, bytes]) -> None:
+        while state != expected:
+            changed.clear()
+            await until(changed)
+
+    keys = Bucket(cli, subjects.KV_KEYS)
+    await keys.put("old", b"1")
+    await Bucket(edge, subjects.KV_KEYS).watch(on_change)
+    assert state == {"old": b"1"}
+    await keys.put("new", b"2")
+    await keys.delete("old")
+    await settle({"new": b"2"})
+    server.kill()
+    server.start()
+    await keys_put_after_restart(keys)
+    await settle({"new": b"2", "later": b"3"})
+
+
+async def keys_put_after_restart(keys: Bucket) -> None:
+    """Put as soon as the server takes it: a put is not repeated by itself."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await keys.put("later", b"3")
+                return
+            except BusError:
+                await asyncio.sleep(0.05)
+
+
+async def test_only_one_of_two_creates_or_updates_wins(cli: Bus) -> None:
+    keys = Bucket(cli, subjects.KV_KEYS)
+    revision = await keys.create("k", b"1")
+    with pytest.raises(Conflict):
+        await keys.create("k", b"2")
+    newer = await keys.update("k", b"3", revision)
+    with pytest.raises(Conflict):
+        await keys.update("k", b"4", revision)
+    entry = await keys.get("k")
+    assert entry is not None
+    assert (entry.value, entry.revision) == (b"3", newer)
+    await keys.delete("k")
+    assert await keys.get("k") is None
+    await keys.create("k", b"5")
+
+
+async def test_the_directory_store_keeps_bytes_under_safe_keys(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "objects")
+    await store.put("requests/run_1", b"body")
+    assert await store.get("requests/run_1") == b"body"
+    await store.delete("requests/run_1")
+    await store.delete("requests/run_1")
+    with pytest.raises(NotFound):
+        await store.get("requests/run_1")
+    for key in ("../outside", "/etc/passwd", "a//b", ".hidden", "a/../b"):
+        with pytest.raises(ValueError, match="object key"):
+            await store.put(key, b"")

@@ -228,8 +228,14 @@ class Bus:
 
     async def last_message(self, stream: str, subject: str) -> Stored | None:
         """Read the last message of a subject from its stream."""
-        query = msgspec.json.encode({"last_by_subj": subject})
-        message = await self.ask_message(f"$JS.API.DIRECT.GET.{stream}", query)
+        return await self._get(stream, {"last_by_subj": subject})
+
+    async def message_at(self, stream: str, seq: int) -> Stored | None:
+        """Read one message by its sequence; None if it is gone."""
+        return await self._get(stream, {"seq": seq})
+
+    async def _get(self, stream: str, query: dict[str, Any]) -> Stored | None:
+        message = await self.ask_message(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(query))
         if message.status == 404:
             return None
         if message.status:

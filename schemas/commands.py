@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from schemas.raw import OptionalRaw
+
 Kind = Literal["chat", "completion", "embedding"]
 
 
@@ -33,7 +35,7 @@ class RunInference(msgspec.Struct, frozen=True, omit_defaults=True):
     stream: bool = False
     include_usage: bool = False
     background: bool = False
-    request: msgspec.Raw | None = None
+    request: OptionalRaw = None
     request_ref: str | None = None
     api_key: str | None = None  # the key's id, never the key
     traceparent: str | None = None

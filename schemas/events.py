@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from schemas.commands import RunInference, encode
+from schemas.raw import OptionalRaw
 
 Status = Literal["completed", "failed", "cancelled"]
 
@@ -59,9 +60,9 @@ class RunFinished(msgspec.Struct, frozen=True, omit_defaults=True):
     frames: int = 0
     first_frame_at: float | None = None
     finish_reason: str | None = None
-    usage: msgspec.Raw | None = None
-    error: msgspec.Raw | None = None
-    result: msgspec.Raw | None = None
+    usage: OptionalRaw = None
+    error: OptionalRaw = None
+    result: OptionalRaw = None
     v: int = 1
 
 

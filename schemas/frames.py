@@ -23,6 +23,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from schemas.raw import OptionalRaw
+
 VERSION = 1
 FENCE, DATA, END = 1, 2, 3
 COMMIT, RESULT, ERROR = 1, 2, 4
@@ -48,7 +50,7 @@ class Commit(msgspec.Struct, frozen=True, omit_defaults=True):
     worker: str = ""
     attempt: int = 1
     finish_reason: str | None = None
-    usage: msgspec.Raw | None = None
+    usage: OptionalRaw = None
 
 
 class End(msgspec.Struct, frozen=True):

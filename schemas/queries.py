@@ -10,6 +10,7 @@ import msgspec
 
 from schemas.commands import encode
 from schemas.errors import InternalError, InvalidRequest, JanError, NotFound, Unavailable
+from schemas.raw import OptionalRaw
 
 T = TypeVar("T")
 
@@ -61,8 +62,8 @@ class RunFacts(msgspec.Struct, frozen=True):
     completion_tokens: int | None = None
     total_tokens: int | None = None
     finish_reason: str | None = None
-    usage: msgspec.Raw | None = None
-    error: msgspec.Raw | None = None
+    usage: OptionalRaw = None
+    error: OptionalRaw = None
     attempts: list[AttemptFacts] = []
 
 
@@ -93,8 +94,8 @@ class RunResult(msgspec.Struct, frozen=True):
     kind: str | None = None
     stream: bool | None = None
     finish_reason: str | None = None
-    error: msgspec.Raw | None = None
-    result: msgspec.Raw | None = None
+    error: OptionalRaw = None
+    result: OptionalRaw = None
 
 
 class _Problem(msgspec.Struct, frozen=True):

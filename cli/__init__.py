@@ -1,0 +1,1 @@
+"""The `jan` command: one module per verb, and the supervisor that runs the server."""

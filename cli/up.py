@@ -1,0 +1,310 @@
+"""`jan up`: the whole server on this machine, from nothing."""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import msgspec
+from setproctitle import setproctitle
+
+from cli import keys, providers
+from cli.exits import BadSetup
+from cli.listen import check_ports
+from cli.logs import Logs
+from cli.nats_server import NatsServer
+from cli.postgres import Cluster, Postgres
+from cli.process import Command, raise_file_limit
+from cli.state import Data, Record, State, Urls, data_at, default_data, ensure_secrets, locked
+from cli.state import prepare as prepare_data
+from cli.supervisor import (
+    OwnProcess,
+    Supervisor,
+    end_leftovers,
+    environment,
+    on_source_change,
+)
+
+HELP = "start the server: NATS, PostgreSQL, the edge and all workers"
+DEFAULT_PORT = 8080
+WORKERS = ("inference", "persistence")
+MOST = 256  # of one kind
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add = parser.add_argument
+    host = os.environ.get("JAN_HOST", "127.0.0.1")
+    add("--host", default=host, help="address to listen on (default: %(default)s)")
+    add(
+        "--port",
+        type=_port,
+        default=os.environ.get("JAN_PORT", str(DEFAULT_PORT)),
+        help="of the first edge; the next ones follow; 0: each any free one (default: %(default)s)",
+    )
+    add("--data", default=default_data(), help="where everything is kept (default: %(default)s)")
+    add("--providers", metavar="FILE", help="who serves which models (see providers.example.yaml)")
+    add("--upstream", metavar="URL", help="attach an OpenAI-compatible server, e.g. http://host/v1")
+    add(
+        "--scale",
+        metavar="KIND=N",
+        action="append",
+        type=_scale,
+        default=[],
+        help=f"how many processes of a kind: edge, {', '.join(WORKERS)}",
+    )
+    add("--inference", metavar="N", type=_count, help="short for --scale inference=N")
+    add("--edges", metavar="N", type=_count, help="short for --scale edge=N")
+    add("--reload", action="store_true", help="restart our processes when their source changes")
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError("a port is between 0 and 65535")
+    return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= MOST:
+        raise argparse.ArgumentTypeError(f"between 0 and {MOST}")
+    return number
+
+
+def _scale(text: str) -> tuple[str, int]:
+    kind, separator, number = text.partition("=")
+    kind = "edge" if kind == "edges" else kind
+    if not separator or kind not in ("edge", *WORKERS) or not number.isdigit():
+        raise argparse.ArgumentTypeError(f"say KIND=N, with KIND one of edge, {', '.join(WORKERS)}")
+    return kind, _count(number)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked for."""
+
+    host: str
+    port: int
+    counts: dict[str, int]
+    reload: bool
+    providers: str | None
+    upstream: str | None
+
+
+def to_plan(args: argparse.Namespace) -> Plan:
+    """Read the options as one plan. Raises BadSetup if they contradict each other."""
+    counts = {"edge": 1} | dict.fromkeys(WORKERS, 1) | dict(args.scale)
+    if args.edges is not None:
+        counts["edge"] = args.edges
+    if args.inference is not None:
+        counts["inference"] = args.inference
+    if counts["edge"] < 1:
+        raise BadSetup("at least one edge is needed: nobody could reach the server")
+    if args.port and args.port + counts["edge"] - 1 > 65535:
+        raise BadSetup(f"{counts['edge']} edges from port {args.port} on go past 65535")
+    named = args.providers or os.environ.get("JAN_PROVIDERS")
+    if args.providers and args.upstream:
+        raise BadSetup("--providers and --upstream exclude each other: name the URL in the file")
+    return Plan(args.host, args.port, counts, args.reload, named, args.upstream)
+
+
+async def main(args: argparse.Namespace) -> int:
+    """Serve until SIGINT or SIGTERM."""
+    plan = to_plan(args)
+    data = data_at(args.data)
+    prepare_data(data)
+    setproctitle(f"jan: up {data.path}")
+    raise_file_limit()
+    with locked(data), contextlib.closing(Logs(data.logs, sys.stderr)) as logs:
+        end_leftovers(data, logs)
+        before = data.read()
+        record = Record(supervisor=os.getpid(), started_at=time.time(), ports=before.ports)
+        async with _stop_signals() as stop, Supervisor(data, logs, record) as supervisor:
+            server = Server(plan, data, logs, supervisor)
+            await server.run(stop)
+    return 0
+
+
+@contextlib.asynccontextmanager
+async def _stop_signals() -> AsyncIterator["asyncio.Queue[signal.Signals]"]:
+    """Collect SIGINT, SIGTERM and SIGHUP."""
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, queue.put_nowait, number)
+    yield queue
+
+
+class Server:
+    """One start of the server."""
+
+    def __init__(self, plan: Plan, data: Data, logs: Logs, supervisor: Supervisor) -> None:
+        self._plan = plan
+        self._data = data
+        self._logs = logs
+        self._supervisor = supervisor
+        self._begun = time.monotonic()
+        self._external_nats = os.environ.get("JAN_NATS_URL")
+        self._external_database = os.environ.get("JAN_DATABASE_URL")
+
+    async def run(self, stop: "asyncio.Queue[signal.Signals]") -> None:
+        """Start everything, serve, and return when a signal comes."""
+        starting = asyncio.ensure_future(self._start())
+        signalled = asyncio.ensure_future(stop.get())
+        await asyncio.wait((starting, signalled), return_when=asyncio.FIRST_COMPLETED)
+        if not signalled.done():
+            starting.result()
+            await self._serve(signalled)
+        else:
+            starting.cancel()
+            await asyncio.wait((starting,))
+        self._logs.say("stopping", signal=signalled.result().name)
+        # Who presses Ctrl-C twice can't wait.
+        impatient = asyncio.ensure_future(stop.get())
+        impatient.add_done_callback(
+            lambda done: None if done.cancelled() else self._supervisor.kill()
+        )
+        await self._supervisor.stop()
+        impatient.cancel()
+
+    async def _serve(self, signalled: "asyncio.Future[signal.Signals]") -> None:
+        if not self._plan.reload:
+            await signalled
+            return
+        watching = asyncio.ensure_future(on_source_change(self._reload))
+        await asyncio.wait((signalled, watching), return_when=asyncio.FIRST_COMPLETED)
+        watching.cancel()
+
+    async def _reload(self, changed: list[str]) -> None:
+        self._logs.say("the source has changed: our processes restart", files=changed)
+        await self._supervisor.restart_own()
+
+    async def _start(self) -> None:
+        plan, data, supervisor = self._plan, self._data, self._supervisor
+        check_ports(plan.host, plan.port, plan.counts["edge"])
+        served = await providers.choose(plan.providers, plan.upstream, data)
+        ensure_secrets(data)
+        supervisor.record.providers = str(served.path or "")
+        self._environment = environment(data, served.environment())
+        await self._start_servers()
+        state = State(data, supervisor.record)
+        await self._timed("streams and tables are up to date", self._migrate())
+        first_key = await keys.create_first(state)
+        await supervisor.start(self._processes())
+        self._announce(served, first_key)
+
+    async def _timed(self, done: str, work: "asyncio.Future[None] | object") -> None:
+        begun = time.monotonic()
+        await work  # type: ignore[misc]
+        self._logs.say(done, took=round(time.monotonic() - begun, 2))
+
+    async def _start_servers(self) -> None:
+        """Start the embedded NATS and PostgreSQL, unless the person has their own."""
+        urls: Urls = self._supervisor.record.urls
+        ports = self._supervisor.record.ports
+        starting = []
+        if self._external_nats:
+            urls.nats = self._external_nats
+        else:
+            nats = NatsServer(self._data, ports.get("nats", 0), os.environ)
+            starting.append(self._supervisor.start([nats]))
+        if self._external_database:
+            urls.database = self._external_database
+        else:
+            postgres = Postgres(await self._cluster(), ports.get("postgres", 0))
+            starting.append(self._supervisor.start([postgres]))
+        await asyncio.gather(*starting)
+        if not self._external_nats:
+            urls.nats = nats.url
+        if not self._external_database:
+            urls.database = postgres.url
+        self._supervisor.write()
+
+    async def _cluster(self) -> Cluster:
+        cluster = Cluster(self._data)
+        if not cluster.exists:
+            self._logs.say("making the database's files, at the first start only")
+            password = (self._data.keys / "postgres").read_text()
+            made = asyncio.to_thread(cluster.initialise, password)
+            await self._timed("the database's files are made", made)
+        await asyncio.to_thread(cluster.check)
+        await asyncio.to_thread(cluster.adopt)
+        return cluster
+
+    async def _migrate(self) -> None:
+        argv = [sys.executable, "-m", "cli", "migrate", "--data", str(self._data.path)]
+        command = Command(argv=argv, executable=sys.executable, env=self._environment)
+        await self._supervisor.run_once("migrate", lambda _: command)
+
+    def _processes(self) -> list[OwnProcess]:
+        plan = self._plan
+        edges = [
+            OwnProcess(
+                f"edge-{number}",
+                "edge",
+                ["edge"],
+                self._data,
+                self._environment,
+                host=plan.host,
+                port=plan.port and plan.port + number - 1,
+            )
+            for number in range(1, plan.counts["edge"] + 1)
+        ]
+        workers = [
+            OwnProcess(f"{kind}-{number}", kind, ["worker", kind], self._data, self._environment)
+            for kind in WORKERS
+            for number in range(1, plan.counts[kind] + 1)
+        ]
+        return [*workers, *edges]
+
+    def _announce(self, served: "providers.Served", first_key: str | None) -> None:
+        """Say that it serves: one line on stdout for programs, the rest on stderr for people."""
+        api = self._supervisor.record.urls.api
+        page = api.removesuffix("/v1")
+        took = round(time.monotonic() - self._begun, 2)
+        self._logs.say("the server is ready", url=api, took=took, data=str(self._data.path))
+        if first_key:
+            text = first_key_text(api, first_key, served.example_model)
+            pages = [f"{page}/", f"{api}/swagger/index.html"]
+            self._logs.print_text(
+                text, event="a first API key", api_key=first_key, base_url=api, pages=pages
+            )
+        if served.simulated:
+            self._logs.say(ATTACH, model=served.example_model)
+        with contextlib.suppress(BrokenPipeError):
+            print(f"ready: {api}", flush=True)
+
+
+ATTACH = (
+    "only the simulated model is served; for a real one: ./jan up --upstream http://HOST:PORT/v1,"
+    " or set OPENAI_API_KEY, or ./jan up --providers FILE (see providers.example.yaml)"
+)
+
+
+def first_key_text(api: str, key: str, model: str) -> str:
+    """What a person sees once: the key, something to paste, pages to open."""
+    body = msgspec.json.encode(
+        {"model": model, "messages": [{"role": "user", "content": "Hello"}], "stream": True}
+    ).decode()
+    page = api.removesuffix("/v1")
+    return f"""
+  Your API key, shown only now:
+
+    {key}
+
+  Try it:
+
+    curl -N {api}/chat/completions \\
+      -H 'Authorization: Bearer {key}' \\
+      -H 'Content-Type: application/json' \\
+      -d '{body}'
+
+  Pages:  {page}/   {api}/swagger/index.html
+  More keys:  ./jan keys create
+"""

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from bus import topology
 from bus.connection import connect
-from cli.exits import BadSetup, Exit
+from cli.exits import Exit
+from cli.providers import read
 from cli.state import ROOT, State, default_data, load
 from schemas.errors import BusUnavailable
-from schemas.providers import Providers, ProvidersError, default_providers, read_providers
+from schemas.providers import Providers, default_providers
 
 HELP = "bring the bus and the database to what this release needs"
 
@@ -26,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 async def main(args: argparse.Namespace) -> int:
     """Run it: the bus first, then the database if there is one."""
     state = load(args.data)
-    providers = load_providers(find_providers(args.providers, state))
+    file = find_providers(args.providers, state)
+    providers = read(file, str(file)) if file else default_providers()
     changes = await migrate_bus(state.nats_url("migrate"), providers, check=args.check)
     for change in changes:
         print(change)
@@ -63,19 +65,6 @@ def find_providers(given: str | None, state: State) -> Path | None:
         return Path(path)
     written = state.data.path / "providers.yaml"
     return written if written.exists() else None
-
-
-def load_providers(file: Path | None) -> Providers:
-    """Read a providers file; without one the simulated model is served. Raises BadSetup."""
-    if file is None:
-        return default_providers()
-    try:
-        return read_providers(file.read_text(encoding="utf-8"), name=str(file))
-    except ProvidersError as error:
-        raise BadSetup(str(error)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise BadSetup(f"{file} can't be read: {reason}") from None
 
 
 async def _migrate_database(state: State) -> list[str]:

@@ -11,10 +11,12 @@ from typing import Any
 
 import nats
 import pytest
+from faststream import AckPolicy
+from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
 from nats.aio.client import Client
 
 from bus.buckets import Bucket
-from bus.connection import Bus, connect, open_bus
+from bus.connection import Bus, connect, connect_options, open_bus
 from bus.topology import TopologyError, apply, plan
 from bus.wire import Message
 from cli import migrate as verb
@@ -578,6 +580,30 @@ async def test_persistence_answers_queries_of_edge_and_operator(server: NatsServ
         await answer(persistence, "query.runs.get")
         assert await edge.ask("query.runs.get", b"a") == b"answer: a"
         assert await cli.ask("query.runs.get", b"b") == b"answer: b"
+
+
+async def test_persistence_pulls_the_log_with_faststream(server: NatsServer) -> None:
+    await migrate(server)
+    url = server.url("persistence")
+    broker = NatsBroker(url, logger=None, **connect_options(url, name="persistence-1"))
+    seen: asyncio.Queue[bytes] = asyncio.Queue()
+
+    @broker.subscriber(
+        "events.run.>",
+        stream=JStream("EVENTS", declare=False),
+        durable="persistence-runs",
+        pull_sub=PullSub(batch_size=10),
+        ack_policy=AckPolicy.MANUAL,
+        inbox_prefix=b"_INBOX.persistence.",
+    )
+    async def on_event(message: NatsMessage) -> None:
+        seen.put_nowait(message.body)
+        await message.ack()
+
+    async with broker, open_bus(server.url("edge"), name="edge-1") as edge:
+        await broker.start()
+        await edge.store(subjects.run_event("accepted", RUN), b"{}")
+        assert await asyncio.wait_for(seen.get(), 5) == b"{}"
 
 
 async def answer(bus: Bus, subject: str) -> None:

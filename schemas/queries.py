@@ -36,7 +36,7 @@ class AttemptFacts(msgspec.Struct, frozen=True):
     count: int | None = None
 
 
-class RunFacts(msgspec.Struct, frozen=True):
+class RunFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer of `query.runs.get`. Times in unix seconds; None: not known yet.
 
     `status` is accepted, running, completed, failed or cancelled.
@@ -82,7 +82,7 @@ class RunEvents(msgspec.Struct, frozen=True):
     events: list[EventAt]
 
 
-class RunResult(msgspec.Struct, frozen=True):
+class RunResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer of `query.runs.result`: how a run ended, with its JSON body as the log has it.
 
     `result` is null for a run that has not ended or failed, whose body was over 256 KiB, or whose

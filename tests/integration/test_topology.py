@@ -383,6 +383,7 @@ PUBLISH = {
             "query.runs.get",
             "control.cancel.r",
             "events.run.accepted.7",
+            "edges.edge-2.alive",
             "$KV.health.edge.edge-1",
             "$KV.idempotency.k",
             "$KV.limits.k",

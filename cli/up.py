@@ -207,24 +207,22 @@ class Server:
     async def _start_servers(self) -> None:
         """Start the embedded NATS and PostgreSQL, unless the person has their own."""
         urls: Urls = self._supervisor.record.urls
-        ports = self._supervisor.record.ports
-        starting = []
-        if self._external_nats:
-            urls.nats = self._external_nats
-        else:
-            nats = NatsServer(self._data, ports.get("nats", 0), os.environ)
-            starting.append(self._supervisor.start([nats]))
-        if self._external_database:
-            urls.database = self._external_database
-        else:
-            postgres = Postgres(await self._cluster(), ports.get("postgres", 0))
-            starting.append(self._supervisor.start([postgres]))
-        await asyncio.gather(*starting)
-        if not self._external_nats:
-            urls.nats = nats.url
-        if not self._external_database:
-            urls.database = postgres.url
+        urls.nats, urls.database = await asyncio.gather(self._start_nats(), self._start_postgres())
         self._supervisor.write()
+
+    async def _start_nats(self) -> str:
+        if self._external_nats:
+            return self._external_nats
+        server = NatsServer(self._data, self._supervisor.record.ports.get("nats", 0), os.environ)
+        await self._supervisor.start([server])
+        return server.url
+
+    async def _start_postgres(self) -> str:
+        if self._external_database:
+            return self._external_database
+        server = Postgres(await self._cluster(), self._supervisor.record.ports.get("postgres", 0))
+        await self._supervisor.start([server])
+        return server.url
 
     async def _cluster(self) -> Cluster:
         cluster = Cluster(self._data)

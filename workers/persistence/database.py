@@ -1,0 +1,84 @@
+"""The one way to PostgreSQL: the engine, its limits, and what its errors mean."""
+
+import structlog
+from sqlalchemy.engine import make_url
+from sqlalchemy.engine.url import URL
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+logger = structlog.get_logger()
+
+_CONNECT_SECONDS = 3
+_STATEMENT_MS = 15_000
+# A server that has vanished without a word is noticed after this, instead of in two hours.
+_SILENCE_MS = 10_000
+
+# The SQLSTATE classes of errors that lie in the values and come back each time: data exceptions,
+# violated constraints, program limits. All others (connection, resources, a missing table) pass.
+_OF_THE_VALUES = ("22", "23", "54")
+
+
+def to_url(url: str) -> URL:
+    """Read a database address; `postgres://` too means psycopg. Raises ValueError."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ValueError("this is not a database address") from None
+    if parsed.drivername not in ("postgres", "postgresql", "postgresql+psycopg"):
+        raise ValueError(f"the database must be PostgreSQL, not {parsed.drivername}")
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def open_engine(url: str, *, pool_size: int) -> AsyncEngine:
+    """Make the engine; it connects on first use. Close it with `dispose()`."""
+    return create_async_engine(
+        to_url(url),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=2.0,
+        pool_pre_ping=False,  # a broken connection shows at its next use, and its work is repeated
+        pool_recycle=1800,
+        connect_args={
+            "connect_timeout": _CONNECT_SECONDS,
+            "options": f"-c statement_timeout={_STATEMENT_MS} -c timezone=UTC",
+            "application_name": "jan persistence",
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": _SILENCE_MS,
+        },
+    )
+
+
+def is_poison(error: DBAPIError) -> bool:
+    """Tell whether a statement failed because of its values, and would again."""
+    sqlstate = getattr(error.orig, "sqlstate", None) or ""
+    return sqlstate[:2] in _OF_THE_VALUES
+
+
+def describe(error: BaseException) -> str:
+    """Say what went wrong in one line, without the statement and its values."""
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    lines = str(cause).strip().splitlines()
+    return lines[0] if lines else type(cause).__name__
+
+
+class DatabaseHealth:
+    """Whether the database answers, as presence and /readyz show it. Changes are logged."""
+
+    def __init__(self) -> None:
+        self.state = "ok"
+
+    def up(self) -> None:
+        """It answered."""
+        if self.state != "ok":
+            logger.info("the database answers again")
+        self.state = "ok"
+
+    def down(self, error: BaseException) -> None:
+        """It did not."""
+        if self.state != "down":
+            logger.warning(
+                "the database does not answer: events wait in the log", error=describe(error)
+            )
+        self.state = "down"

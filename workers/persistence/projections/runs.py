@@ -1,0 +1,362 @@
+"""From the facts about runs to rows: `to_rows` folds a batch in memory, `write_rows` stores it.
+
+Both hold for any order and any number of deliveries: a fact that comes again, late, or before those
+that it follows from, changes nothing that a later one has settled.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from schemas.events import Attempt, Status
+
+NAME = "runs"
+_BIGINT = (1 << 63) - 1
+_SHORT = (
+    1024  # characters of a text that is indexed: PostgreSQL refuses index rows over 2,704 bytes
+)
+
+
+class Fact(NamedTuple):
+    """One message of the log: `time` is when the server stored it, in unix seconds."""
+
+    seq: int
+    subject: str  # events.run.<verb>.<shard>
+    data: bytes
+    time: float
+
+    @property
+    def verb(self) -> str:
+        """What happened."""
+        return self.subject.split(".")[2]
+
+
+# The events once more, without what the projection does not keep: the request above all, which
+# can be a megabyte and is then skipped instead of copied.
+class _Command(msgspec.Struct):
+    run_id: str
+    kind: str
+    edge: str
+    principal: str
+    model: str
+    request_id: str = ""
+    stream: bool = False
+    background: bool = False
+    api_key: str | None = None
+
+
+class _Accepted(msgspec.Struct):
+    command: _Command
+    at: float
+
+
+class _Started(msgspec.Struct):
+    run_id: str
+    attempt: int
+    worker: str
+    deployment: str
+    epoch: int
+    resumed_at: int
+    at: float
+
+
+class _Finished(msgspec.Struct):
+    run_id: str
+    status: Status
+    at: float
+    deployment: str = ""
+    attempts: list[Attempt] = []
+    frames: int = 0
+    first_frame_at: float | None = None
+    finish_reason: str | None = None
+    usage: msgspec.Raw | None = None
+    error: msgspec.Raw | None = None
+
+
+class _Other(msgspec.Struct):
+    """A fact that a newer release tells: indexed, so that the timeline shows it."""
+
+    run_id: str
+    at: float | None = None
+
+
+_decode_accepted = msgspec.json.Decoder(_Accepted).decode
+_decode_started = msgspec.json.Decoder(_Started).decode
+_decode_finished = msgspec.json.Decoder(_Finished).decode
+_decode_other = msgspec.json.Decoder(_Other).decode
+
+
+@dataclass(slots=True)
+class RunRow:
+    """What a batch says about one run; None where it says nothing."""
+
+    run_id: str
+    status: str = "accepted"
+    principal: str | None = None
+    api_key_id: str | None = None
+    kind: str | None = None
+    model: str | None = None
+    deployment: str | None = None
+    edge: str | None = None
+    stream: bool | None = None
+    background: bool | None = None
+    request_id: str | None = None
+    accepted_at: float | None = None
+    started_at: float | None = None
+    first_frame_at: float | None = None
+    finished_at: float | None = None
+    frames: int | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    usage: bytes | None = None
+    finish_reason: str | None = None
+    error: bytes | None = None
+
+
+@dataclass(slots=True)
+class AttemptRow:
+    """What a batch says about one fence of a run."""
+
+    run_id: str
+    epoch: int
+    attempt: int
+    worker: str
+    deployment: str | None
+    at: float
+    first: int
+    count: int | None
+
+
+class EventRow(NamedTuple):
+    """Where one fact lies."""
+
+    run_id: str
+    seq: int
+    verb: str
+    at: float
+
+
+@dataclass(slots=True)
+class Rows:
+    """A batch, folded."""
+
+    runs: dict[str, RunRow] = field(default_factory=dict)
+    attempts: dict[tuple[str, int], AttemptRow] = field(default_factory=dict)
+    events: dict[tuple[str, int], EventRow] = field(default_factory=dict)
+
+    def run(self, run_id: str) -> RunRow:
+        """The row of a run, made when it is first named."""
+        row = self.runs.get(run_id)
+        if row is None:
+            row = self.runs[run_id] = RunRow(run_id)
+        return row
+
+
+def to_rows(facts: Iterable[Fact]) -> tuple[Rows, list[tuple[Fact, Exception]]]:
+    """Fold a batch of facts; those that can't be read come back with the reason."""
+    rows = Rows()
+    unreadable: list[tuple[Fact, Exception]] = []
+    for fact in facts:
+        try:
+            _fold(rows, fact)
+        except (msgspec.DecodeError, ValueError) as error:  # ValueError: bytes that are not UTF-8
+            unreadable.append((fact, error))
+    return rows, unreadable
+
+
+def _fold(rows: Rows, fact: Fact) -> None:
+    verb = fact.verb
+    match verb:
+        case "accepted":
+            accepted = _decode_accepted(fact.data)
+            run_id, at = accepted.command.run_id, accepted.at
+            _fold_accepted(rows.run(_text(run_id)), accepted)
+        case "started":
+            started = _decode_started(fact.data)
+            run_id, at = started.run_id, started.at
+            _fold_started(rows, started)
+        case "finished":
+            finished = _decode_finished(fact.data)
+            run_id, at = finished.run_id, finished.at
+            _fold_finished(rows, finished)
+        case _:
+            other = _decode_other(fact.data)
+            run_id, at = other.run_id, other.at or fact.time
+    key = (_text(run_id), fact.seq)
+    rows.events[key] = EventRow(*key, _text(verb), at)
+
+
+def _fold_accepted(row: RunRow, event: _Accepted) -> None:
+    command = event.command
+    row.accepted_at = event.at
+    row.principal = _text(command.principal)
+    row.api_key_id = _text(command.api_key) if command.api_key else None
+    row.kind = _text(command.kind)
+    row.model = _text(command.model)
+    row.edge = _text(command.edge)
+    row.stream = command.stream
+    row.background = command.background
+    row.request_id = _text(command.request_id)
+
+
+def _fold_started(rows: Rows, event: _Started) -> None:
+    run_id = _text(event.run_id)
+    row = rows.run(run_id)
+    row.started_at = min(event.at, row.started_at or event.at)
+    if row.status == "accepted":
+        row.status = "running"
+    if row.finished_at is None:
+        row.deployment = _text(event.deployment)
+    known = rows.attempts.get((run_id, event.epoch))
+    rows.attempts[run_id, event.epoch] = AttemptRow(
+        run_id,
+        event.epoch,
+        event.attempt,
+        _text(event.worker),
+        _text(event.deployment),
+        event.at,
+        event.resumed_at,
+        known.count if known else None,
+    )
+
+
+def _fold_finished(rows: Rows, event: _Finished) -> None:
+    run_id = _text(event.run_id)
+    row = rows.run(run_id)
+    row.status = event.status
+    row.finished_at = event.at
+    row.deployment = _text(event.deployment) or row.deployment
+    row.frames = event.frames
+    row.first_frame_at = event.first_frame_at
+    row.finish_reason = _text(event.finish_reason) if event.finish_reason else None
+    row.error = bytes(event.error) if event.error is not None else None
+    if event.usage is not None:
+        row.usage = bytes(event.usage)
+        row.prompt_tokens, row.completion_tokens, row.total_tokens = _token_counts(row.usage)
+    for attempt in event.attempts:
+        known = rows.attempts.get((run_id, attempt.epoch))
+        rows.attempts[run_id, attempt.epoch] = AttemptRow(
+            run_id,
+            attempt.epoch,
+            attempt.attempt,
+            _text(attempt.worker),
+            known.deployment if known else None,
+            known.at if known else attempt.at,
+            attempt.first,
+            attempt.count,
+        )
+
+
+def _token_counts(usage: bytes) -> tuple[int | None, int | None, int | None]:
+    """The counts that can be added up; an upstream may have put anything there."""
+    try:
+        told = msgspec.json.decode(usage, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return None, None, None
+    prompt, completion, total = (
+        value if type(value := told.get(name)) is int and 0 <= value <= _BIGINT else None
+        for name in ("prompt_tokens", "completion_tokens", "total_tokens")
+    )
+    return prompt, completion, total
+
+
+def _text(value: str) -> str:
+    """Make a text that PostgreSQL takes: it refuses NUL, and an index refuses long ones."""
+    return value.replace("\0", "\ufffd")[:_SHORT]
+
+
+_RUN_TYPES = {
+    "accepted_at": "float8",
+    "started_at": "float8",
+    "first_frame_at": "float8",
+    "finished_at": "float8",
+    "stream": "boolean",
+    "background": "boolean",
+    "frames": "int8",
+    "prompt_tokens": "int8",
+    "completion_tokens": "int8",
+    "total_tokens": "int8",
+    "usage": "bytea",
+    "error": "bytea",
+}
+_RUN_COLUMNS = tuple(RunRow.__slots__)
+_ENDED = "r.status IN ('completed', 'failed', 'cancelled')"
+_RUN_MERGES = {
+    "status": f"CASE WHEN {_ENDED} OR excluded.status = 'accepted'"
+    " THEN r.status ELSE excluded.status END",
+    "deployment": f"CASE WHEN {_ENDED} THEN coalesce(r.deployment, excluded.deployment)"
+    " ELSE coalesce(excluded.deployment, r.deployment) END",
+    "started_at": "least(r.started_at, excluded.started_at)",
+}
+
+
+def _unnest(columns: Sequence[str], types: dict[str, str]) -> str:
+    """SELECT that turns one array for each column into rows; times become timestamps."""
+    arrays = ", ".join(f"CAST(:{name} AS {types.get(name, 'text')}[])" for name in columns)
+    values = ", ".join(f"to_timestamp({n})" if n in _TIMES else f'"{n}"' for n in columns)
+    names = ", ".join(f'"{name}"' for name in columns)
+    return f"SELECT {values} FROM unnest({arrays}) AS given({names})"  # noqa: S608 - own names
+
+
+_TIMES = frozenset({"accepted_at", "started_at", "first_frame_at", "finished_at", "at"})
+
+_UPSERT_RUNS = text(
+    f"INSERT INTO runs AS r ({', '.join(_RUN_COLUMNS)}) "
+    + _unnest(_RUN_COLUMNS, _RUN_TYPES)
+    + " ON CONFLICT (run_id) DO UPDATE SET "
+    + ", ".join(
+        f"{name} = {_RUN_MERGES.get(name, f'coalesce(excluded.{name}, r.{name})')}"
+        for name in _RUN_COLUMNS
+        if name != "run_id"
+    )
+)
+
+_ATTEMPT_COLUMNS = tuple(AttemptRow.__slots__)
+_ATTEMPT_TYPES = {
+    "epoch": "int8", "attempt": "int4", "at": "float8", "first": "int8", "count": "int8"
+}  # fmt: skip
+_UPSERT_ATTEMPTS = text(
+    'INSERT INTO run_attempts AS a (run_id, epoch, attempt, worker, deployment, at, "first", count)'
+    " " + _unnest(_ATTEMPT_COLUMNS, _ATTEMPT_TYPES) + " ON CONFLICT (run_id, epoch) DO UPDATE SET"
+    " deployment = coalesce(excluded.deployment, a.deployment),"
+    " at = least(a.at, excluded.at),"
+    ' "first" = coalesce(excluded."first", a."first"),'
+    " count = coalesce(excluded.count, a.count)"
+)
+
+_INSERT_EVENTS = text(
+    "INSERT INTO run_events (run_id, seq, verb, at) "
+    + _unnest(EventRow._fields, {"seq": "int8", "at": "float8"})
+    + " ON CONFLICT DO NOTHING"
+)
+
+_ADVANCE = text(
+    "INSERT INTO projection_positions AS p (name, seq) VALUES (:name, :seq)"
+    " ON CONFLICT (name) DO UPDATE SET seq = greatest(p.seq, excluded.seq)"
+)
+
+
+async def write_rows(connection: AsyncConnection, rows: Rows) -> None:
+    """Write a folded batch inside the caller's transaction."""
+    if not rows.events:
+        return
+    # In one order everywhere: two workers with the same run in their batches must not deadlock.
+    runs = [rows.runs[key] for key in sorted(rows.runs)]
+    if runs:
+        await connection.execute(_UPSERT_RUNS, _columns(runs, _RUN_COLUMNS))
+    attempts = [rows.attempts[key] for key in sorted(rows.attempts)]
+    if attempts:
+        await connection.execute(_UPSERT_ATTEMPTS, _columns(attempts, _ATTEMPT_COLUMNS))
+    events = [rows.events[key] for key in sorted(rows.events)]
+    await connection.execute(_INSERT_EVENTS, _columns(events, EventRow._fields))
+    position = max(event.seq for event in events)
+    await connection.execute(_ADVANCE, {"name": NAME, "seq": position})
+
+
+def _columns(rows: Sequence[object], names: Sequence[str]) -> dict[str, list[Any]]:
+    return {name: [getattr(row, name) for row in rows] for name in names}

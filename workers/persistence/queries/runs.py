@@ -1,0 +1,116 @@
+"""Reading runs. Every query is scoped by the principal, if the question names one."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from sqlalchemy import ColumnElement, DateTime, Double, Row, Select, and_, cast, extract, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from schemas.errors import InvalidRequest, NotFound
+from schemas.events import RunFinished
+from schemas.queries import AskRun, EventAt, RunEvents, RunFacts, RunResult
+from workers.persistence.tables import run_attempts, run_events, runs
+
+_MOST_EVENTS = 1000
+_MOST_ATTEMPTS = 100
+
+ReadFinished = Callable[[int], Awaitable[RunFinished | None]]  # by its sequence in the log
+
+
+async def get_run(connection: AsyncConnection, ask: AskRun) -> RunFacts:
+    """Everything that is known of a run. Raises NotFound."""
+    row = await _find(connection, select(*_columns(runs.c)).where(_is_asked(ask)), ask)
+    told = row._asdict()
+    found = await connection.execute(
+        select(*_columns(run_attempts.c))
+        .where(run_attempts.c.run_id == told["run_id"])
+        .order_by(run_attempts.c.epoch)
+        .limit(_MOST_ATTEMPTS)
+    )
+    told["attempts"] = [_without(attempt, "run_id") for attempt in found]
+    for name in ("usage", "error"):
+        told[name] = msgspec.Raw(told[name]) if told[name] is not None else None
+    return msgspec.convert(told, RunFacts)
+
+
+async def get_events(connection: AsyncConnection, ask: AskRun) -> RunEvents:
+    """Where a run's facts lie in the log, oldest first. Raises NotFound."""
+    row = await _find(connection, select(runs.c.run_id).where(_is_asked(ask)), ask)
+    found = await connection.execute(
+        select(*_columns(run_events.c))
+        .where(run_events.c.run_id == row.run_id)
+        .order_by(run_events.c.seq)
+        .limit(_MOST_EVENTS)
+    )
+    return RunEvents(row.run_id, [EventAt(event.seq, event.verb, event.at) for event in found])
+
+
+async def get_result(
+    connection: AsyncConnection, ask: AskRun, read_finished: ReadFinished
+) -> RunResult:
+    """How a run ended, with the body that the log holds. Raises NotFound."""
+    columns = (runs.c.run_id, runs.c.status, runs.c.kind, runs.c.stream, runs.c.finish_reason)
+    last = (
+        select(run_events.c.seq)
+        .where(and_(run_events.c.run_id == runs.c.run_id, run_events.c.verb == "finished"))
+        .order_by(run_events.c.seq.desc())
+        .limit(1)
+        .scalar_subquery()
+        .label("finished_seq")
+    )
+    question = select(*columns, runs.c.error, last).where(_is_asked(ask))
+    row = await _find(connection, question, ask)
+    await connection.rollback()  # the log is read without holding the database
+    finished = await read_finished(row.finished_seq) if row.finished_seq else None
+    return RunResult(
+        row.run_id,
+        row.status,
+        row.kind,
+        row.stream,
+        row.finish_reason,
+        msgspec.Raw(row.error) if row.error is not None else None,
+        finished.result if finished is not None else None,
+    )
+
+
+async def _find(connection: AsyncConnection, question: Select[Any], ask: AskRun) -> Row[Any]:
+    newest = question.order_by(runs.c.run_id.desc()).limit(1)
+    found: Row[Any] | None = (await connection.execute(newest)).first()
+    if found is None:
+        raise NotFound(f"there is no run {ask.run_id or ask.request_id}")
+    return found
+
+
+def _is_asked(ask: AskRun) -> ColumnElement[bool]:
+    """The condition that a question puts on the table of runs. Raises InvalidRequest."""
+    if ask.run_id:
+        wanted = runs.c.run_id == _text(ask.run_id)
+    elif ask.request_id:
+        wanted = runs.c.request_id == _text(ask.request_id)
+    else:
+        raise InvalidRequest("a run_id or a request_id is needed")
+    if ask.principal is None:
+        return wanted
+    return and_(wanted, runs.c.principal == _text(ask.principal))
+
+
+def _text(value: str) -> str:
+    """PostgreSQL refuses NUL; nothing that it stores contains one."""
+    return value.replace("\0", "\ufffd")
+
+
+def _columns(columns: Any) -> list[ColumnElement[Any]]:
+    """All of a table's columns, times as unix seconds."""
+    return [
+        cast(extract("epoch", column), Double).label(column.name)
+        if isinstance(column.type, DateTime)
+        else column
+        for column in columns
+    ]
+
+
+def _without(row: Row[Any], name: str) -> dict[str, Any]:
+    told = row._asdict()
+    del told[name]
+    return told

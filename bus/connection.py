@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-import nats
 import structlog
 from nats.aio.client import Client
 from nats.js.client import JetStreamContext
@@ -413,10 +412,26 @@ async def open_bus(url: str, *, name: str) -> AsyncIterator[Bus]:
 
 async def connect(url: str, *, name: str) -> Client:
     """Open a nats-py client with the options that every process of this server uses."""
-    try:
-        return await asyncio.wait_for(nats.connect(url, **connect_options(url, name=name)), 5.0)
-    except (OSError, TimeoutError, nats.errors.Error) as error:
-        raise BusUnavailable(f"NATS can't be reached: {error or type(error).__name__}") from error
+    seen: list[Exception] = []
+
+    async def note(error: Exception) -> None:
+        seen.append(error)
+        if "authorization" in str(error).lower():
+            refused.set()  # trying again, as for a server that starts late, would not help
+
+    refused = asyncio.Event()
+    nc = Client()
+    options = connect_options(url, name=name) | {"error_cb": note}
+    opening = asyncio.ensure_future(nc.connect(url, **options))
+    waiting = asyncio.ensure_future(refused.wait())
+    await asyncio.wait({opening, waiting}, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if opening.done() and opening.exception() is None:
+        nc._error_cb = _log_error
+        return nc
+    opening.cancel()
+    reason = seen[-1] if seen else "no answer within 5 s"
+    raise BusUnavailable(f"NATS can't be reached: {reason}")
 
 
 def connect_options(url: str, *, name: str) -> dict[str, Any]:

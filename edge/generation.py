@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
-from edge.runs import Caller, Order, Runs
+from edge.runs import Caller, Order, Run, Runs
 from edge.sse import Answering
 from schemas import ids
 from schemas.commands import Kind
@@ -52,10 +52,7 @@ class Start:
         runs: Runs = scope["state"]["runs"]
         caller = _caller(scope)
         run = await runs.accept(order, caller)
-        try:
-            await Answering(run, receive, send, caller.request_id, started).respond()
-        finally:
-            await runs.leave(run)
+        await _answer(runs, run, receive, send, caller, started)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +66,7 @@ class Resume:
         runs: Runs = scope["state"]["runs"]
         caller = _caller(scope)
         run = await runs.resume(_run_id(scope), caller.principal, skip=skip)
-        try:
-            await Answering(run, receive, send, caller.request_id, started).respond()
-        finally:
-            await runs.leave(run)
+        await _answer(runs, run, receive, send, caller, started)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +75,7 @@ class Cancel:
 
     kind: Kind
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Serve one request."""
         runs: Runs = scope["state"]["runs"]
         run_id = _run_id(scope)
@@ -92,6 +86,16 @@ class Cancel:
             "status": status,
         }
         await _send_json(send, run_id, msgspec.json.encode(told))
+
+
+async def _answer(
+    runs: Runs, run: Run, receive: Receive, send: Send, caller: Caller, started: float
+) -> None:
+    answering = Answering(run, runs.options, receive, send, caller.request_id, started)
+    try:
+        await answering.respond()
+    finally:
+        await runs.leave(run)
 
 
 async def _send_json(send: Send, run_id: str, body: bytes) -> None:

@@ -49,8 +49,10 @@ class RunOptions:
     secret: bytes
     deadline: float = 600.0  # below the hour for which TOKENS keeps what a resume needs
     accept_timeout: float = 0.7  # the bus looks four times a second: the answer comes within 1 s
-    grace: float = 0.0
-    keyed_grace: float = 60.0
+    grace: float = 0.0  # how long a run goes on without a reader
+    keyed_grace: float = 60.0  # … with an Idempotency-Key
+    first_frame_wait: float = 10.0  # how long the status waits for the first frame or error
+    heartbeat: float = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class Runs:
         self._inbox = inbox
         self._objects = objects
         self._admission = admission
-        self._options = options
+        self.options = options
         self._has_peers = has_peers
         self._keys = idempotency.Keys(Bucket(bus, subjects.KV_IDEMPOTENCY))
         self._open: set[Run] = set()
@@ -140,7 +142,7 @@ class Runs:
         if caller.idempotency_key is not None:
             return await self._accept_keyed(order, caller, targets)
         entry = self._new_entry(caller, "")
-        run = self._begin(entry, order, self._options.grace)
+        run = self._begin(entry, order, self.options.grace)
         try:
             await self._publish(entry, order, caller, targets)
         except QueueFull:
@@ -209,13 +211,13 @@ class Runs:
         while True:
             entry, revision = await _told(self._keys.claim(name, mine))
             if entry is mine:
-                run = self._begin(mine, order, self._options.keyed_grace, name)
+                run = self._begin(mine, order, self.options.keyed_grace, name)
             else:
                 repeated = await self._repeat(order, entry, name)
                 if repeated is None:
                     if not await _told(self._keys.replace(name, mine, revision)):
                         continue
-                    run = self._begin(mine, order, self._options.keyed_grace, name)
+                    run = self._begin(mine, order, self.options.keyed_grace, name)
                     entry = mine
                 else:
                     run = repeated
@@ -271,7 +273,7 @@ class Runs:
         return reader
 
     def _new_entry(self, caller: Caller, body_hash: str) -> idempotency.Entry:
-        options = self._options
+        options = self.options
         run_id = ids.new_run_id(caller.principal, options.secret)
         now = time.time()
         return idempotency.Entry(run_id, options.edge, body_hash, int(now), now + options.deadline)
@@ -297,7 +299,7 @@ class Runs:
         pending = self._graces.pop(run_id, None)
         if pending is not None:
             pending.cancel()
-        run = self._opened(Run(reader, deadline, stream, self._options.keyed_grace, name))
+        run = self._opened(Run(reader, deadline, stream, self.options.keyed_grace, name))
         await reader.catch_up()
         return run
 
@@ -354,7 +356,7 @@ class Runs:
 
             return on_ack
 
-        send, timeout = self._bus.send_stored, self._options.accept_timeout
+        send, timeout = self._bus.send_stored, self.options.accept_timeout
         send(
             subject,
             job,
@@ -400,14 +402,14 @@ class Runs:
             subjects.cancel(run_id),
             encode(CancelRun(run_id, reason, by, time.time())),
             msg_id=f"CONTROL:cancel:{run_id}:0",
-            timeout=_CANCEL_PATIENCE if not by else self._options.accept_timeout,
+            timeout=_CANCEL_PATIENCE if not by else self.options.accept_timeout,
         )
 
     def _on_probe(self, message: Message) -> None:
         """Tell a worker, or an edge, which of its runs are read here."""
         asked = _decode_ids(message.data)
         read = [run for run in asked if self._inbox.is_read(run) or run in self._graces]
-        named = message.subject == subjects.edge_alive(self._options.edge).encode()
+        named = message.subject == subjects.edge_alive(self.options.edge).encode()
         if message.reply and (read or named):
             self._bus.publish(message.reply.decode(), msgspec.json.encode(read))
 
@@ -418,12 +420,12 @@ class Runs:
             raise BusUnavailable("the message bus can't be reached", retry_after=1)
 
     def _require_owner(self, run_id: str, principal: str) -> None:
-        if not ids.is_owner(run_id, principal, self._options.secret):
+        if not ids.is_owner(run_id, principal, self.options.secret):
             raise NotFound("there is no such run, or its frames are no longer kept")
         self._require_service()
 
     def _deadline_of(self, run_id: str) -> float:
-        return ids.created_ms(run_id) / 1000 + self._options.deadline
+        return ids.created_ms(run_id) / 1000 + self.options.deadline
 
     async def _until_idle(self, timeout: float) -> None:
         if not self._open:

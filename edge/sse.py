@@ -12,14 +12,12 @@ import msgspec
 from starlette.types import Receive, Send
 
 from edge.inbox import Reader
-from edge.runs import Run
+from edge.runs import Run, RunOptions
 from schemas import frames
 from schemas.errors import DeadlineExceeded, InvalidRequest, JanError, Unavailable
 
 HEARTBEAT = b": \n\n"
 GO_ELSEWHERE = b"retry: 200\n: this server is stopping; the run goes on\n\n"
-PATIENCE = 10.0  # seconds that the status waits for the first frame or error
-INTERVAL = 15.0  # seconds between heartbeats
 SLACK = 5.0  # seconds after the deadline in which the worker's own word about it is awaited
 _JSON: Final = (b"content-type", b"application/json")
 _STREAM: Final = [
@@ -35,6 +33,7 @@ class Answering:
     """One request being answered: `started` on the performance counter."""
 
     run: Run
+    options: RunOptions
     receive: Receive
     send: Send
     request_id: str
@@ -51,7 +50,7 @@ class Answering:
     async def _stream(self) -> None:
         """Hold the status back for the first frame, so that an early error has its own."""
         reader, until = self.run.reader, self._until()
-        data = await reader.next(min(_now() + PATIENCE, until))
+        data = await reader.next(min(_now() + self.options.first_frame_wait, until))
         last = reader.fold.last
         if last is not None and last.flags & frames.RESULT:
             await self._whole([data])  # a resume can't know that the run isn't streamed
@@ -75,7 +74,7 @@ class Answering:
         reader = self.run.reader
         while not reader.done:
             await self._write(data or HEARTBEAT, more=True)
-            data = await reader.next(min(_now() + INTERVAL, until))
+            data = await reader.next(min(_now() + self.options.heartbeat, until))
             if not data and reader.closed:
                 # Without the response's end: a client must not take this for the whole text.
                 await self._write(GO_ELSEWHERE, more=True)

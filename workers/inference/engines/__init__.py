@@ -1,5 +1,9 @@
 """Engines: what turns a request into text. One module each, and one line in ENGINES."""
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from schemas.providers import Provider
 from workers.inference.engines.contract import (
     BACKLOG_LIMIT,
     Captured,
@@ -9,9 +13,12 @@ from workers.inference.engines.contract import (
     Outcome,
     Sink,
 )
+from workers.inference.engines.openai import OpenAIEngine
+from workers.inference.engines.simulated import SimulatedEngine
 
 __all__ = [
     "BACKLOG_LIMIT",
+    "ENGINES",
     "Captured",
     "CapturedChoice",
     "Engine",
@@ -19,3 +26,7 @@ __all__ = [
     "Outcome",
     "Sink",
 ]
+
+ENGINES: Mapping[str, Callable[[Provider], Engine]] = MappingProxyType(
+    {"openai": OpenAIEngine, "simulated": SimulatedEngine}
+)

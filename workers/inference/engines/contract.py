@@ -6,6 +6,8 @@ from typing import ClassVar, Literal, Protocol
 
 import msgspec
 
+from schemas.raw import OptionalRaw
+
 BACKLOG_LIMIT = 1 << 20  # bytes made but not yet stored, above which an engine pauses
 
 
@@ -21,10 +23,10 @@ class CapturedChoice:
 
 class _Delta(msgspec.Struct):
     content: str | None = None
-    tool_calls: msgspec.Raw | None = None
-    function_call: msgspec.Raw | None = None
-    reasoning: msgspec.Raw | None = None
-    reasoning_content: msgspec.Raw | None = None
+    tool_calls: OptionalRaw = None
+    function_call: OptionalRaw = None
+    reasoning: OptionalRaw = None
+    reasoning_content: OptionalRaw = None
     refusal: str | None = None
 
 

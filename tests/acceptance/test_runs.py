@@ -1,0 +1,139 @@
+"""Runs: read again, read by several, repeated under a key, owned."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from cli.launch import LaunchedServer
+from tests.acceptance.conftest import SIMULATED
+from tests.support.server import http_client
+from tests.support.sse import Received, read_events
+
+CHAT = "/v1/chat/completions"
+
+
+def order(text: str, **more: object) -> dict[str, Any]:
+    """A streamed request."""
+    message = {"role": "user", "content": text}
+    return {"model": SIMULATED, "messages": [message], "stream": True, **more}
+
+
+def read(http: httpx.Client, method: str, url: str, **request: Any) -> Received:
+    """Read a whole stream."""
+    with http.stream(method, url, **request) as response:
+        assert response.status_code == 200, response.read()
+        return Received(list(read_events(response)), response.headers["x-run-id"])
+
+
+def public_id(run_id: str) -> str:
+    """The id that the client knows a chat completion by."""
+    return run_id.replace("run_", "chatcmpl-")
+
+
+@pytest.mark.requirement("runs.resume")
+@pytest.mark.parametrize("by", ["header", "query"])
+def test_a_stream_is_read_on_from_where_it_stood(
+    server: LaunchedServer, api_key: str, http: httpx.Client, by: str
+) -> None:
+    whole = read(http, "POST", CHAT, json=order("Tell me of the sea."))
+    assert whole.whole
+    last = whole.ids[len(whole.ids) // 2]
+    path = f"{CHAT}/{public_id(whole.run_id)}/stream"
+    with http_client(server.edges[-1], api_key) as other_edge:
+        if by == "header":
+            rest = read(other_edge, "GET", path, headers={"Last-Event-ID": str(last)})
+        else:
+            rest = read(other_edge, "GET", path, params={"starting_after": last})
+    expected = [(event.id, event.data) for event in whole.events if event.id > last]
+    assert [(event.id, event.data) for event in rest.events] == expected
+
+
+@pytest.mark.requirement("runs.resume.readers")
+def test_several_readers_get_the_same_stream(
+    server: LaunchedServer, api_key: str, http: httpx.Client
+) -> None:
+    with http.stream("POST", CHAT, json=order("Count the waves.")) as response:
+        first = Received(run_id=response.headers["x-run-id"])
+        path = f"{CHAT}/{public_id(first.run_id)}/stream"
+
+        def read_along(url: str) -> Received:
+            with http_client(url, api_key) as other:
+                return read(other, "GET", path)
+
+        with ThreadPoolExecutor() as pool:
+            others = [pool.submit(read_along, url) for url in server.edges * 2]
+            first.events += read_events(response)
+            followers = [other.result(60) for other in others]
+    assert first.whole
+    for follower in followers:
+        assert [(event.id, event.data) for event in follower.events] == [
+            (event.id, event.data) for event in first.events
+        ]
+
+
+@pytest.mark.requirement("runs.owner")
+def test_a_run_of_somebody_else_answers_as_a_missing_one(
+    server: LaunchedServer, http: httpx.Client
+) -> None:
+    run_id = read(http, "POST", CHAT, json=order("A secret.")).run_id
+    mine = public_id(run_id)
+    missing = mine[:-4] + ("aaaa" if mine[-4:] != "aaaa" else "bbbb")
+    with http_client(server.url) as stranger:
+        token = stranger.post("/auth/guest").json()["access_token"]
+        stranger.headers["Authorization"] = f"Bearer {token}"
+        answers = [
+            (response.status_code, response.json()["error"]["message"].replace(one, "ID"))
+            for one in (mine, missing)
+            for response in (
+                stranger.get(f"{CHAT}/{one}/stream"),
+                stranger.post(f"{CHAT}/{one}/cancel"),
+            )
+        ]
+    assert {status for status, _ in answers} == {404}
+    assert answers[:2] == answers[2:]
+
+
+@pytest.mark.requirement("runs.idempotency.conflict")
+def test_a_key_with_another_body_conflicts(http: httpx.Client) -> None:
+    headers = {"Idempotency-Key": "conflict-1"}
+    assert read(http, "POST", CHAT, json=order("One."), headers=headers).whole
+    response = http.post(CHAT, json=order("Another."), headers=headers)
+    assert response.status_code == 409
+    assert response.json()["error"]["code"] == "idempotency_conflict"
+
+
+@pytest.mark.requirement("runs.idempotency", "runs.idempotency.after")
+def test_a_repeat_reads_the_same_run(
+    server: LaunchedServer, api_key: str, http: httpx.Client
+) -> None:
+    headers = {"Idempotency-Key": "repeat-1"}
+    started = threading.Barrier(4)
+
+    def ask(url: str) -> Received:
+        with http_client(url, api_key) as one:
+            started.wait(10)
+            return read(one, "POST", CHAT, json=order("Only once."), headers=headers)
+
+    with ThreadPoolExecutor() as pool:
+        together = [one.result(60) for one in [pool.submit(ask, url) for url in server.edges * 2]]
+    after = read(http, "POST", CHAT, json=order("Only once."), headers=headers)
+    assert after.whole
+    for received in together:
+        assert received.run_id == after.run_id
+        assert [(event.id, event.data) for event in received.events] == [
+            (event.id, event.data) for event in after.events
+        ]
+
+
+@pytest.mark.requirement("runs.idempotency.after")
+def test_a_repeat_after_the_end_gives_the_same_body(http: httpx.Client) -> None:
+    headers = {"Idempotency-Key": "repeat-2"}
+    body = order("Once more.", stream=False)
+    first = http.post(CHAT, json=body, headers=headers)
+    second = http.post(CHAT, json=body, headers=headers)
+    assert first.status_code == second.status_code == 200
+    assert first.content == second.content
+    assert first.headers["x-run-id"] == second.headers["x-run-id"]

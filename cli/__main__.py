@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol, cast
+from typing import NoReturn, Protocol, cast
 
 import uvloop
 from dotenv import load_dotenv
@@ -50,9 +50,17 @@ def usage() -> str:
     return "\n".join(["usage: jan VERB [OPTIONS]", "", *lines, "", "jan VERB --help says more."])
 
 
+class Parser(argparse.ArgumentParser):
+    """Answers a wrong command line with one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and where to read more."""
+        self.exit(2, f"jan: {message} ({self.prog} --help says more)\n")
+
+
 def parse(verb: Verb, name: str, argv: list[str]) -> argparse.Namespace:
     """Parse a verb's own arguments; exits with 2 and one line if they are wrong."""
-    parser = argparse.ArgumentParser(prog=f"jan {name}", description=verb.HELP)
+    parser = Parser(prog=f"jan {name}", description=verb.HELP)
     if name == "test":  # pytest parses its own
         return argparse.Namespace(arguments=argv)
     verb.add_arguments(parser)

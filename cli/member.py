@@ -6,14 +6,17 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import structlog
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 from setproctitle import setproctitle
 
 from cli import logs
-from cli.exits import BadSetup
+from cli.exits import BadSetup, Exit
 from cli.process import raise_file_limit
 from cli.state import Process, Seat, State, default_data, load, take_free_seat, take_seat
+
+logger = structlog.get_logger()
 
 Settings = TypeVar("Settings", bound=BaseSettings)
 
@@ -45,7 +48,7 @@ class Member:
         self.kind = kind
         self.state: State = load(args.data)
         self._ready_fd: int | None = args.ready_fd
-        self._supervised = args.ready_fd is not None
+        self.supervised = args.ready_fd is not None
         self._seat = _take(self.state, kind, args.name)
         self.name = self._seat.name
 
@@ -56,8 +59,15 @@ class Member:
         raise_file_limit()
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
+        """Give the name back; what ended the process is one line of its log."""
         self._seat.leave()
+        if isinstance(exc, Exit):
+            logger.critical(str(exc))
+            raise SystemExit(exc.code) from None
+        if isinstance(exc, Exception):
+            logger.critical(f"ended by {type(exc).__name__}: {exc}", exc_info=exc)
+            raise SystemExit(1) from None
 
     def on_ready(self) -> Callable[[int], None]:
         """Make the function that the process calls with its port when it serves."""
@@ -68,7 +78,7 @@ class Member:
                 os.write(self._ready_fd, b'{"port": %d}\n' % port)
                 os.close(self._ready_fd)
                 self._ready_fd = None
-            if not self._supervised:
+            if not self.supervised:
                 self._seat.tell(self._describe(port, started))
                 print(f"ready: {self.name} of {self.state.data.path}", flush=True)
 

@@ -171,10 +171,9 @@ class Child:
 
     def last_words(self) -> str:
         """What it said last, preferably of what went wrong."""
-        for event in reversed(self.tail):
-            if event.get("level") in ("error", "critical"):
-                return str(event.get("event"))
-        return str(self.tail[-1].get("event")) if self.tail else "it said nothing"
+        faults = [event for event in self.tail if event.get("level") in ("error", "critical")]
+        said = (faults or list(self.tail))[-1:]
+        return str(said[0].get("event")).removeprefix("jan: ") if said else "it said nothing"
 
 
 def _in_child(parent: int, command: Command) -> Callable[[], None]:

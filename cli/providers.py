@@ -105,7 +105,8 @@ def discover(base: str, key: str) -> list[str]:
         raise BadSetup(f"{base}/models answers {error.code}{hint}") from None
     except (OSError, ValueError) as error:  # ValueError: no list of models, or no URL
         reason = getattr(error, "reason", error)
-        raise BadSetup(f"{base}/models can't be read ({reason})") from None
+        words = str(getattr(reason, "strerror", None) or reason).lower()
+        raise BadSetup(f"{base}/models can't be read ({words})") from None
     if not found.data:
         raise BadSetup(f"{base}/models lists no model")
     return [model.id for model in found.data]

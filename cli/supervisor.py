@@ -273,7 +273,7 @@ class Supervisor:
         for kept in self._kept.values():
             if isinstance(kept.service, OwnProcess) and kept.child and kept.child.alive:
                 kept.asked_to_restart = True
-                await kept.child.stop(kept.service.stop_signal, STOP_SECONDS / 2)
+                await kept.child.stop(kept.service.stop_signal, STOP_SECONDS)
 
     async def stop(self) -> None:
         """Stop everything: edges, workers, PostgreSQL, nats-server."""
@@ -293,7 +293,8 @@ class Supervisor:
         self.record.processes = []
         self.record.supervisor = 0
         self.data.write(self.record)
-        self._logs.say("stopped", took=round(time.monotonic() - begun, 2))
+        if self._kept:
+            self._logs.say("stopped", took=round(time.monotonic() - begun, 2))
 
 
 def _group(kind: str) -> str:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 
 import msgspec
@@ -64,17 +64,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _port(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= 65535:
-        raise argparse.ArgumentTypeError("a port is between 0 and 65535")
-    return number
+    return _number(text, 65535)
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= MOST:
-        raise argparse.ArgumentTypeError(f"between 0 and {MOST}")
-    return number
+    return _number(text, MOST)
+
+
+def _number(text: str, most: int) -> int:
+    if not text.isdecimal() or int(text) > most:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number between 0 and {most}")
+    return int(text)
 
 
 def _scale(text: str) -> tuple[str, int]:
@@ -123,11 +123,17 @@ async def main(args: argparse.Namespace) -> int:
     raise_file_limit()
     with locked(data), contextlib.closing(Logs(data.logs, sys.stderr)) as logs:
         end_leftovers(data, logs)
+        check_ports(plan.host, plan.port, plan.counts["edge"])
+        served = await providers.choose(plan.providers, plan.upstream, data)
         before = data.read()
-        record = Record(supervisor=os.getpid(), started_at=time.time(), ports=before.ports)
+        record = Record(
+            supervisor=os.getpid(),
+            started_at=time.time(),
+            ports=before.ports,
+            providers=str(served.path or ""),
+        )
         async with _stop_signals() as stop, Supervisor(data, logs, record) as supervisor:
-            server = Server(plan, data, logs, supervisor)
-            await server.run(stop)
+            await Server(plan, served, data, logs, supervisor).run(stop)
     return 0
 
 
@@ -144,8 +150,17 @@ async def _stop_signals() -> AsyncIterator["asyncio.Queue[signal.Signals]"]:
 class Server:
     """One start of the server."""
 
-    def __init__(self, plan: Plan, data: Data, logs: Logs, supervisor: Supervisor) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        served: providers.Served,
+        data: Data,
+        logs: Logs,
+        supervisor: Supervisor,
+    ) -> None:
         self._plan = plan
+        self._served = served
+        self._environment = environment(data, served.environment())
         self._data = data
         self._logs = logs
         self._supervisor = supervisor
@@ -186,22 +201,17 @@ class Server:
         await self._supervisor.restart_own()
 
     async def _start(self) -> None:
-        plan, data, supervisor = self._plan, self._data, self._supervisor
-        check_ports(plan.host, plan.port, plan.counts["edge"])
-        served = await providers.choose(plan.providers, plan.upstream, data)
-        ensure_secrets(data)
-        supervisor.record.providers = str(served.path or "")
-        self._environment = environment(data, served.environment())
+        ensure_secrets(self._data)
         await self._start_servers()
-        state = State(data, supervisor.record)
+        state = State(self._data, self._supervisor.record)
         await self._timed("streams and tables are up to date", self._migrate())
         first_key = await keys.create_first(state)
-        await supervisor.start(self._processes())
-        self._announce(served, first_key)
+        await self._supervisor.start(self._processes())
+        self._announce(first_key)
 
-    async def _timed(self, done: str, work: "asyncio.Future[None] | object") -> None:
+    async def _timed(self, done: str, work: Awaitable[None]) -> None:
         begun = time.monotonic()
-        await work  # type: ignore[misc]
+        await work
         self._logs.say(done, took=round(time.monotonic() - begun, 2))
 
     async def _start_servers(self) -> None:
@@ -261,20 +271,20 @@ class Server:
         ]
         return [*workers, *edges]
 
-    def _announce(self, served: "providers.Served", first_key: str | None) -> None:
+    def _announce(self, first_key: str | None) -> None:
         """Say that it serves: one line on stdout for programs, the rest on stderr for people."""
         api = self._supervisor.record.urls.api
         page = api.removesuffix("/v1")
         took = round(time.monotonic() - self._begun, 2)
         self._logs.say("the server is ready", url=api, took=took, data=str(self._data.path))
         if first_key:
-            text = first_key_text(api, first_key, served.example_model)
+            text = first_key_text(api, first_key, self._served.example_model)
             pages = [f"{page}/", f"{api}/swagger/index.html"]
             self._logs.print_text(
                 text, event="a first API key", api_key=first_key, base_url=api, pages=pages
             )
-        if served.simulated:
-            self._logs.say(ATTACH, model=served.example_model)
+        if self._served.simulated:
+            self._logs.say(ATTACH, model=self._served.example_model)
         with contextlib.suppress(BrokenPipeError):
             print(f"ready: {api}", flush=True)
 

@@ -1,6 +1,7 @@
 """Server-sent events as a client reads them, with the time that each came."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from time import monotonic
@@ -50,7 +51,7 @@ class Received:
     def longest_gap(self) -> float:
         """The longest time in seconds between two events."""
         times = [event.at for event in self.events]
-        return max((b - a for a, b in zip(times, times[1:], strict=False)), default=0.0)
+        return max((b - a for a, b in itertools.pairwise(times)), default=0.0)
 
     @property
     def whole(self) -> bool:

@@ -6,31 +6,27 @@ Pure ASGI, so that a token passes through nothing but the server's own `send`.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 from urllib.parse import parse_qs
 
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
-from edge.runs import Caller, Order, Run, Runs
+from edge.metrics import Metrics
+from edge.runs import Caller, Order, Runs
 from edge.sse import Answering
-from schemas import ids
+from edge.state import state_of
+from schemas import frames, ids
 from schemas.commands import Kind
 from schemas.errors import InvalidRequest, NotFound
 
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+_decode_usage = msgspec.json.Decoder(_Usage).decode
 _OBJECTS: dict[Kind, str] = {"chat": "chat.completion", "completion": "text_completion"}
-
-
-class Principal(Protocol):
-    """What a run needs to know of who asks."""
-
-    @property
-    def id(self) -> str:
-        """Whose run it is."""
-
-    @property
-    def key_id(self) -> str | None:
-        """The id of the API key that was shown, if it was one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +45,12 @@ class Start:
         if body is None:
             return
         order = self.to_order(body, _query(scope, "stream") == "true")
-        runs: Runs = scope["state"]["runs"]
+        state = state_of(scope)
         caller = _caller(scope)
-        run = await runs.accept(order, caller)
-        await _answer(runs, run, receive, send, caller, started)
+        run = await state["runs"].accept(order, caller)
+        answering = Answering(run, state["runs"].options, receive, send, caller.request_id, started)
+        await _answer(state["runs"], answering)
+        _count_tokens(state["metrics"], order.model, run.reader.fold)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +61,11 @@ class Resume:
         """Serve one request."""
         started = time.perf_counter()
         skip = _first_wanted(scope)
-        runs: Runs = scope["state"]["runs"]
+        runs = state_of(scope)["runs"]
         caller = _caller(scope)
         run = await runs.resume(_run_id(scope), caller.principal, skip=skip)
-        await _answer(runs, run, receive, send, caller, started)
+        answering = Answering(run, runs.options, receive, send, caller.request_id, started)
+        await _answer(runs, answering)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ class Cancel:
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Serve one request."""
-        runs: Runs = scope["state"]["runs"]
+        runs = state_of(scope)["runs"]
         run_id = _run_id(scope)
         status = await runs.cancel(run_id, _caller(scope).principal)
         told = {
@@ -88,14 +87,24 @@ class Cancel:
         await _send_json(send, run_id, msgspec.json.encode(told))
 
 
-async def _answer(
-    runs: Runs, run: Run, receive: Receive, send: Send, caller: Caller, started: float
-) -> None:
-    answering = Answering(run, runs.options, receive, send, caller.request_id, started)
+async def _answer(runs: Runs, answering: Answering) -> None:
     try:
         await answering.respond()
     finally:
-        await runs.leave(run)
+        await runs.leave(answering.run)
+
+
+def _count_tokens(metrics: Metrics, model: str, fold: frames.Fold) -> None:
+    if not fold.committed or fold.last is None:
+        return
+    usage = frames.decode_commit(fold.last.trailer).usage
+    if usage is None:
+        return
+    try:
+        spent = _decode_usage(usage)
+    except msgspec.ValidationError:
+        return  # the upstream counts in its own way
+    metrics.tokens(model, spent.prompt_tokens, spent.completion_tokens)
 
 
 async def _send_json(send: Send, run_id: str, body: bytes) -> None:
@@ -122,8 +131,8 @@ async def _read_body(receive: Receive) -> bytes | None:
 
 def _caller(scope: Scope) -> Caller:
     headers = _headers(scope, b"idempotency-key", b"traceparent")
-    state = scope["state"]
-    principal: Principal = state["principal"]
+    state = state_of(scope)
+    principal = state["principal"]
     return Caller(
         principal=principal.id,
         request_id=state["request_id"],

@@ -1,7 +1,6 @@
 """A run's answer on HTTP: server-sent events as they come, or one JSON body at the end."""
 
 import asyncio
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Final
 import msgspec
 from starlette.types import Receive, Send
 
+from edge.errors import Headers, send_error
 from edge.inbox import Reader
 from edge.runs import Run, RunOptions
 from schemas import frames
@@ -25,7 +25,21 @@ _STREAM: Final = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
-Headers = list[tuple[bytes, bytes]]
+
+
+class _Told(msgspec.Struct):
+    message: str
+    type: str
+    code: str | None = None
+    param: str | None = None
+    retry_after: float | None = None
+
+
+class _Envelope(msgspec.Struct):
+    error: _Told
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +113,7 @@ class Answering:
         if reader.error is not None:
             await self._fail(reader.error)
         else:
-            await self._send_json(200, b"".join(parts))
+            await self._send_json(b"".join(parts))
 
     def _require_client(self) -> None:
         """A closed reader: either the client is gone, or this edge has to."""
@@ -107,32 +121,36 @@ class Answering:
             raise Unavailable("this server is stopping; the run goes on", retry_after=1)
 
     async def _fail(self, frame: frames.Frame) -> None:
-        """Answer with the run's own error: its status, and its JSON with this request's id."""
-        envelope = msgspec.json.decode(frames.chunk_of(frames.split_events(frame.data)[-1]))
-        envelope["error"]["request_id"] = self.request_id
-        retry_after = envelope["error"].get("retry_after")
-        await self._send_json(frame.status or 500, msgspec.json.encode(envelope), retry_after)
+        """Answer with the run's own error, as its status."""
+        told = _decode_envelope(frames.chunk_of(frames.split_events(frame.data)[-1])).error
+        await self._refuse(
+            JanError(
+                told.message,
+                param=told.param,
+                code=told.code,
+                type=told.type,
+                retry_after=told.retry_after,
+                status=frame.status or 500,
+            )
+        )
 
     async def _refuse(self, error: JanError) -> None:
-        body = error.to_wire(self.request_id)
-        await self._send_json(error.http_status, body, error.retry_after)
+        await send_error(error, self.request_id, self.send, self._own_headers())
 
-    async def _send_json(self, status: int, body: bytes, retry_after: float | None = None) -> None:
-        headers: Headers = [_JSON, (b"content-length", b"%d" % len(body))]
-        if retry_after is not None:
-            headers.append((b"retry-after", b"%d" % math.ceil(retry_after)))
-        await self._start(status, headers)
+    async def _send_json(self, body: bytes) -> None:
+        await self._start(200, [_JSON, (b"content-length", b"%d" % len(body))])
         await self._write(body, more=False)
 
     async def _start(self, status: int, headers: Headers) -> None:
+        headers = [*headers, *self._own_headers()]
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+
+    def _own_headers(self) -> Headers:
         spent = (time.perf_counter() - self.started) * 1000
-        own = [
+        return [
             (b"x-run-id", self.run.run_id.encode()),
             (b"openai-processing-ms", b"%d" % spent),
         ]
-        await self.send(
-            {"type": "http.response.start", "status": status, "headers": [*headers, *own]}
-        )
 
     async def _write(self, data: bytes, *, more: bool) -> None:
         await self.send({"type": "http.response.body", "body": data, "more_body": more})

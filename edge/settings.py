@@ -22,7 +22,7 @@ class EdgeSettings(BaseSettings):
     )
     environment: Literal["development", "production"] = Field(
         "production",
-        description="Outside development a sample secret is refused; the safe value is the default.",
+        description="Outside development a sample secret is refused: safe unless said otherwise.",
     )
     host: str = Field(
         "127.0.0.1",
@@ -110,7 +110,7 @@ class EdgeSettings(BaseSettings):
     access_lifetime: int = Field(
         3600,
         ge=60,
-        description="Seconds an access token is good for. An hour: a logout ends it at once anyway.",
+        description="Seconds an access token is good for. A logout ends it at once anyway.",
     )
     refresh_lifetime: int = Field(
         30 * 86400,

@@ -1,0 +1,177 @@
+"""The edge's application: what it opens, what it serves, what every request passes through."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from bus import Bucket, open_bus, open_store
+from edge.admission import Admission
+from edge.auth import Authenticator, GuestLimits
+from edge.catalogue import Models
+from edge.errors import unknown_route
+from edge.inbox import open_inbox
+from edge.issuer import Issuer
+from edge.keys import Keys
+from edge.limits import Creations, Limits
+from edge.metrics import Metrics
+from edge.middleware import Authentication, Envelope, Errors, Hygiene, Limiting
+from edge.presence import Presence, open_presence
+from edge.routes import auth, chat, completions, docs, embeddings, health, home, models
+from edge.runs import RunOptions, Runs, open_runs
+from edge.sessions import REVOKED, Revoked, Sessions
+from edge.settings import EdgeSettings
+from edge.state import EdgeState
+from schemas import subjects
+
+_EXPOSED = (
+    "x-request-id",
+    "x-run-id",
+    "x-principal-id",
+    "x-auth-method",
+    "x-scopes",
+    "openai-processing-ms",
+    "retry-after",
+    "retry-after-ms",
+    "x-should-retry",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+    "traceparent",
+)
+
+
+def create_routes() -> list[BaseRoute]:
+    """List everything that is served, the busiest first: they are tried in this order."""
+    return [
+        *chat.ROUTES,
+        *completions.ROUTES,
+        *embeddings.ROUTES,
+        *models.ROUTES,
+        *auth.ROUTES,
+        *health.ROUTES,
+        *docs.create_routes(),
+        *home.create_routes(),
+    ]
+
+
+def create_app(settings: EdgeSettings, *, port: Callable[[], int] = lambda: 0) -> ASGIApp:
+    """Build the application; the outermost wrapper comes last. `port` is told to others."""
+    routes = create_routes()
+    app: ASGIApp = Router(
+        routes,
+        redirect_slashes=False,
+        default=_not_found,
+        lifespan=lambda _: open_edge(settings, port),
+    )
+    app = Limiting(app)
+    app = Authentication(app)
+    app = Hygiene(app, settings.max_body)
+    app = Errors(app, routes)
+    if settings.cors_origins:
+        app = CORSMiddleware(
+            app,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=_EXPOSED,
+            max_age=600,
+        )
+    return Envelope(app)
+
+
+@asynccontextmanager
+async def open_edge(settings: EdgeSettings, port: Callable[[], int]) -> AsyncIterator[EdgeState]:
+    """Open everything that requests use, for the context's life."""
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        bus = await enter(open_bus(settings.nats_url.get_secret_value(), name=settings.name))
+        objects = open_store(
+            settings.data / "objects",
+            s3_url=settings.s3_url,
+            s3_bucket=settings.s3_bucket,
+            access_key=settings.s3_access_key,
+            secret=settings.s3_secret_key.get_secret_value(),
+        )
+        admission = Admission()
+        catalogue = Models(admission.update)
+        metrics = Metrics(catalogue)
+        presence = Presence(
+            bus,
+            settings.name,
+            lambda: {"host": settings.host, "port": port(), "running": len(runs)},
+        )
+        inbox = await enter(open_inbox(bus, settings.name))
+        runs = await enter(
+            open_runs(
+                Runs(
+                    bus,
+                    inbox,
+                    objects,
+                    admission,
+                    to_run_options(settings),
+                    has_peers=lambda: presence.edges() > 1,
+                )
+            )
+        )
+        metrics.watch("jan_edge_runs_read", "Runs that clients read here", lambda: len(runs))
+        await enter(open_presence(presence))
+
+        keys, revoked = Keys(settings.key_secret), Revoked(settings.access_lifetime)
+        await enter(_watching(Bucket(bus, subjects.KV_MODELS), catalogue.on_change))
+        await enter(_watching(Bucket(bus, subjects.KV_KEYS), keys.on_change))
+        sessions = Bucket(bus, subjects.KV_SESSIONS)
+        await enter(_watching(sessions, revoked.on_change, prefix=REVOKED))
+        issuer = Issuer(
+            settings.jwt_folder, issuer=settings.jwt_issuer, audience=settings.jwt_audience
+        )
+        guests = GuestLimits(settings.guest_rpm, settings.guest_in_flight)
+        yield {
+            "settings": settings,
+            "bus": bus,
+            "objects_probe": health.ObjectsProbe(objects),
+            "models": catalogue,
+            "runs": runs,
+            "authenticator": Authenticator(keys, issuer, guests, revoked),
+            "issuer": issuer,
+            "sessions": Sessions(
+                sessions,
+                issuer,
+                revoked,
+                access_lifetime=settings.access_lifetime,
+                refresh_lifetime=settings.refresh_lifetime,
+            ),
+            "limits": Limits(presence.edges),
+            "creations": Creations(settings.guest_creations, presence.edges),
+            "presence": presence,
+            "metrics": metrics,
+        }
+
+
+def to_run_options(settings: EdgeSettings) -> RunOptions:
+    """Pick what runs need to know of the settings."""
+    return RunOptions(
+        edge=settings.name,
+        secret=settings.key_secret,
+        deadline=settings.run_deadline,
+        grace=settings.disconnect_grace,
+        keyed_grace=settings.disconnect_grace_idempotent,
+    )
+
+
+@asynccontextmanager
+async def _watching(
+    bucket: Bucket, on_change: Callable[[str, bytes | None, int], None], *, prefix: str = ""
+) -> AsyncIterator[None]:
+    watch = await bucket.watch(on_change, prefix=prefix)
+    try:
+        yield
+    finally:
+        await watch.stop()
+
+
+async def _not_found(scope: Scope, _receive: Receive, _send: Send) -> None:
+    if scope["type"] == "http":
+        raise unknown_route(scope)

@@ -1,0 +1,57 @@
+"""The models that are served, as the watched catalogue tells."""
+
+from collections.abc import Callable
+
+import msgspec
+import structlog
+
+from schemas import subjects
+from schemas.api.models import ModelList, to_model
+from schemas.catalogue import Catalogue, Model, decode_catalogue
+from schemas.errors import ModelNotFound
+
+logger = structlog.get_logger()
+
+
+class Models:
+    """The catalogue; `on_update` is told of each new one."""
+
+    def __init__(self, on_update: Callable[[Catalogue], None]) -> None:
+        self._on_update = on_update
+        self._models: dict[str, Model] = {}
+        self.listing = b""
+        self._take(Catalogue())
+
+    def __contains__(self, model: object) -> bool:
+        """Tell whether a model is served."""
+        return model in self._models
+
+    def __len__(self) -> int:
+        """How many models are served."""
+        return len(self._models)
+
+    def on_change(self, key: str, value: bytes | None, _revision: int) -> None:
+        """Take a change from the bucket's watch; what can't be read changes nothing."""
+        if key != subjects.CATALOGUE_KEY or value is None:
+            return
+        try:
+            self._take(decode_catalogue(value))
+        except msgspec.MsgspecError as error:
+            logger.error("the catalogue can't be read", error=str(error))
+
+    def describe(self, model_id: str) -> bytes:
+        """One model as JSON. Raises ModelNotFound."""
+        model = self._models.get(model_id)
+        if model is None:
+            raise ModelNotFound(f"the model {model_id!r} does not exist", param="model")
+        return msgspec.json.encode(to_model(model))
+
+    def owners(self) -> set[str]:
+        """The providers that own the models."""
+        return {model.owned_by for model in self._models.values()}
+
+    def _take(self, catalogue: Catalogue) -> None:
+        self._models = {model.id: model for model in catalogue.models}
+        shown = [to_model(model) for model in catalogue.models]
+        self.listing = msgspec.json.encode(ModelList(object="list", data=shown))
+        self._on_update(catalogue)

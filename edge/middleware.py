@@ -1,0 +1,212 @@
+"""What every request passes through, each a pure ASGI wrapper; their order is in edge/app.py.
+
+Only Envelope wraps `send`: everything else would cost a call for each token.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from edge.errors import Headers, send_error, to_error
+from edge.state import state_of
+from schemas import ids
+from schemas.errors import BodyTooLarge, BusUnavailable, MethodNotAllowed
+
+logger = structlog.get_logger()
+
+_ID_LENGTH: Final = 128
+_PREFIXES: Final = ("/llm", "/responses", "/media")
+_PUBLIC: Final = ("/v1/openapi.json", "/v1/swagger")
+_WITHOUT_BUS: Final = ("/v1/models",)
+_UNLIMITED: Final = ("/cancel",)
+_IDENTITY: Final = (  # what gateways tell their services; from a client it is a lie
+    b"x-user-",
+    b"x-principal-",
+    b"x-auth-",
+    b"x-scopes",
+    b"x-consumer-",
+    b"x-credential-",
+    b"x-authenticated-",
+    b"x-anonymous-",
+    b"x-gateway-",
+)
+
+
+class Envelope:
+    """Give every request its id, every answer its headers, and both their measure."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = first = time.perf_counter()
+        status = 500
+        state = state_of(scope)
+        given: dict[bytes, bytes] = dict(scope["headers"])
+        request_id = _request_id(given.get(b"x-request-id"))
+        state["request_id"] = request_id
+        traceparent = given.get(b"traceparent")
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal first, status
+            if message["type"] == "http.response.start":
+                first = time.perf_counter()
+                status = message["status"]
+                state["answered"] = True
+                headers: Headers = list(message.get("headers", ()))
+                message["headers"] = headers
+                headers.append((b"x-request-id", request_id.encode()))
+                if traceparent is not None:
+                    headers.append((b"traceparent", traceparent))
+                if (principal := state.get("principal")) is not None:
+                    headers += principal.headers
+                    if b"openai-processing-ms" not in dict(headers):
+                        spent = b"%d" % ((first - started) * 1000)
+                        headers.append((b"openai-processing-ms", spent))
+                if (standing := state.get("standing")) is not None:
+                    headers += standing.headers
+            await send(message)
+
+        metrics = state["metrics"]
+        metrics.in_flight += 1
+        try:
+            await self.app(scope, receive, send_with_headers)
+        finally:
+            metrics.in_flight -= 1
+            route = scope.get("route")
+            name = route.path if route is not None else "unknown"
+            whole = time.perf_counter() - started
+            metrics.request(name, scope["method"], status, first - started, whole)
+
+
+class Errors:
+    """Turn what is raised into an answer in the one envelope."""
+
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
+        self.app = app
+        self.routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        scope["app"] = self  # or Starlette would answer wrong methods itself, in its own words
+        try:
+            await self.app(scope, receive, send)
+        except Exception as exception:  # the one handler of the edge
+            error = to_error(exception, scope)
+            if state_of(scope).get("answered"):
+                raise  # too late to tell: the server cuts the connection
+            headers: Headers = list(getattr(exception, "headers", None) or ())
+            if isinstance(error, MethodNotAllowed):
+                headers = [(b"allow", self._methods(scope))]
+            await send_error(error, scope["state"].get("request_id"), send, headers)
+
+    def _methods(self, scope: Scope) -> bytes:
+        methods: set[str] = set()
+        for route in self.routes:
+            if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:
+                methods |= route.methods or set()
+        return ", ".join(sorted(methods)).encode()
+
+
+class Hygiene:
+    """Make requests what routes may rely on: their path, no forged identity, no endless body."""
+
+    def __init__(self, app: ASGIApp, max_body: int) -> None:
+        self.app = app
+        self.max_body = max_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path: str = scope["path"]
+        if path.startswith(_PREFIXES):
+            start = path.find("/", 1)
+            if path[:start] in _PREFIXES and path.startswith("/v1/", start):
+                scope["path"] = path[start:]
+        headers: Headers = [item for item in scope["headers"] if not item[0].startswith(_IDENTITY)]
+        scope["headers"] = headers
+        names = dict(headers)
+        length = names.get(b"content-length")
+        if length is not None and int(length) > self.max_body:
+            raise self._too_large()
+        if b"transfer-encoding" in names:
+            receive = self._counting(receive)
+        await self.app(scope, receive, send)
+
+    def _counting(self, receive: Receive) -> Receive:
+        size = 0
+
+        async def receive_some() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self.max_body:
+                raise self._too_large()
+            return message
+
+        return receive_some
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"the body is larger than {self.max_body} bytes")
+
+
+class Authentication:
+    """Let nobody into /v1 unknown, and nobody in at all while the bus is away."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http":
+            path: str = scope["path"]
+            if path.startswith("/v1/") and not path.startswith(_PUBLIC):
+                state = state_of(scope)
+                state["principal"] = state["authenticator"].authenticate(dict(scope["headers"]))
+                if not state["bus"].connected and not path.startswith(_WITHOUT_BUS):
+                    raise BusUnavailable("the message bus can't be reached", retry_after=1)
+        await self.app(scope, receive, send)
+
+
+class Limiting:
+    """Hold principals to their limits. To stop something is always allowed."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        state = state_of(scope)
+        principal = state.get("principal")
+        limited = principal is not None and (principal.rpm or principal.in_flight)
+        if principal is None or not limited or scope["path"].endswith(_UNLIMITED):
+            await self.app(scope, receive, send)
+            return
+        limits = state["limits"]
+        standing = state["standing"] = limits.enter(principal)
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            limits.leave(standing)
+
+
+def _request_id(given: bytes | None) -> str:
+    """Take the client's id if it is fit to be logged and sent back; else make one."""
+    if given and len(given) <= _ID_LENGTH and given.isascii():
+        text = given.decode("ascii")
+        if text.isprintable():
+            return text
+    return ids.new_id("req_")

@@ -1,0 +1,45 @@
+"""What the lifespan opens and every request finds in `scope["state"]`."""
+
+from typing import TYPE_CHECKING, NotRequired, TypedDict, cast
+
+from starlette.types import Scope
+
+if TYPE_CHECKING:
+    from bus.connection import Bus
+    from edge.auth import Authenticator, Principal
+    from edge.catalogue import Models
+    from edge.issuer import Issuer
+    from edge.limits import Creations, Limits, Standing
+    from edge.metrics import Metrics
+    from edge.presence import Presence
+    from edge.routes.health import ObjectsProbe
+    from edge.runs import Runs
+    from edge.sessions import Sessions
+    from edge.settings import EdgeSettings
+
+
+class EdgeState(TypedDict):
+    """The services of an edge; the server copies it for each request, which adds the last ones."""
+
+    settings: "EdgeSettings"
+    bus: "Bus"
+    objects_probe: "ObjectsProbe"
+    models: "Models"
+    runs: "Runs"
+    authenticator: "Authenticator"
+    issuer: "Issuer"
+    sessions: "Sessions"
+    limits: "Limits"
+    creations: "Creations"
+    presence: "Presence"
+    metrics: "Metrics"
+
+    request_id: NotRequired[str]
+    principal: NotRequired["Principal"]
+    standing: NotRequired["Standing"]
+    answered: NotRequired[bool]  # the answer's head has been sent
+
+
+def state_of(scope: Scope) -> EdgeState:
+    """Read a request's state with its types."""
+    return cast(EdgeState, scope["state"])

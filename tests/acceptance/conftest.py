@@ -1,5 +1,6 @@
 """One server for all acceptance tests: two edges, the simulated model, a scripted upstream."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,26 +10,60 @@ import pytest
 
 from cli.launch import LaunchedServer
 from tests.support.server import http_client, openai_client, running_server
+from tests.support.upstream_process import UpstreamProcess, running_upstream
 
 SIMULATED = "jan-simulated"
 SLASHED = "vendor/family/model"
+SCRIPTED = "scripted"
+FAILOVER = "failover"  # its first deployment can't be reached
 
-PROVIDERS = f"""
+PROVIDERS = """
 providers:
   - name: simulated
     kind: simulated
-    options: {{seed: 1, ttft_ms: 10, token_ms: 3}}
+    options: {seed: 1, ttft_ms: 10, token_ms: 3}
     models:
-      - {{id: {SIMULATED}, capabilities: [chat, completions, embeddings, tools, json_schema]}}
-      - {{id: {SLASHED}, capabilities: [chat]}}
+      - {id: jan-simulated, capabilities: [chat, completions, embeddings, tools, json_schema]}
+      - {id: vendor/family/model, capabilities: [chat]}
+  - name: broken
+    kind: openai
+    base_url: http://127.0.0.1:CLOSED_PORT/v1
+    models:
+      - {id: failover, capabilities: [chat], priority: 0}
+  - name: scripted
+    kind: openai
+    base_url: UPSTREAM
+    models:
+      - id: scripted
+        served_name: test-model
+        capabilities: [chat, completions, embeddings, tools, json_schema]
+      - {id: failover, served_name: test-model, capabilities: [chat], priority: 1}
 """
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LaunchedServer]:
+def upstream() -> Iterator[UpstreamProcess]:
+    """The scripted upstream: a token every 20 ms."""
+    with running_upstream(ttft_ms=5, token_ms=20) as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="session")
+def closed_port() -> Iterator[int]:
+    """A port where connections are refused: taken, and nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, upstream: UpstreamProcess, closed_port: int
+) -> Iterator[LaunchedServer]:
     """The server; a test that breaks something starts its own."""
     file: Path = tmp_path_factory.mktemp("providers") / "providers.yaml"
-    file.write_text(PROVIDERS)
+    text = PROVIDERS.replace("CLOSED_PORT", str(closed_port))
+    file.write_text(text.replace("UPSTREAM", upstream.base_url))
     with running_server("--providers", str(file), "--edges", "2") as server:
         yield server
 

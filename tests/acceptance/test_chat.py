@@ -1,5 +1,6 @@
 """POST /v1/chat/completions, by the SDK."""
 
+import base64
 import json
 from typing import Any
 
@@ -7,8 +8,9 @@ import httpx
 import openai
 import pytest
 
-from tests.acceptance.conftest import SIMULATED
+from tests.acceptance.conftest import SCRIPTED, SIMULATED
 from tests.support.sse import read_events
+from tests.support.upstream_process import UpstreamProcess
 
 ASK: list[Any] = [{"role": "user", "content": "Say something about the sea."}]
 WEATHER: list[Any] = [
@@ -224,3 +226,87 @@ def test_json_fits_the_schema(client: openai.OpenAI) -> None:
     assert isinstance(person["name"], str)
     assert isinstance(person["age"], int)
     assert set(person["likes"]) <= {"tea", "coffee"}
+
+
+@pytest.mark.requirement("chat.fields")
+@pytest.mark.parametrize("stream", [False, True])
+def test_every_field_reaches_the_upstream_as_it_was_written(
+    http: httpx.Client, upstream: UpstreamProcess, stream: bool
+) -> None:
+    text = f"Every field, streamed {stream}."
+    body = {
+        "model": SCRIPTED,
+        "messages": [
+            {"role": "developer", "content": "Be brief.", "name": "dev"},
+            {"role": "user", "content": [{"type": "text", "text": text}]},
+        ],
+        "stream": stream,
+        "frequency_penalty": 0.25,
+        "presence_penalty": -0.5,
+        "temperature": 1,
+        "top_p": 0.9,
+        "logit_bias": {"50256": -100},
+        "logprobs": True,
+        "top_logprobs": 3,
+        "n": 2,
+        "max_completion_tokens": 9,
+        "metadata": {"a": "b"},
+        "parallel_tool_calls": False,
+        "prediction": {"type": "content", "content": "x"},
+        "prompt_cache_key": "k",
+        "reasoning_effort": "low",
+        "safety_identifier": "s",
+        "seed": 12345678901234567,
+        "service_tier": "auto",
+        "stop": ["\n\n", "END"],
+        "store": False,
+        "user": "u",
+        "tool_choice": "none",
+        "tools": WEATHER,
+        "verbosity": "low",
+        "response_format": {"type": "text"},
+        "modalities": ["text"],
+        "a_field_of_the_future": {"deep": [1, 2.50, None, "\u00e9"]},
+    }
+    response = http.post("/v1/chat/completions", json=body)
+    assert response.status_code == 200, response.text
+    seen = upstream.call(text)["body"]
+    seen.pop("stream_options", None)  # usage is asked for, for the log
+    assert seen == {**body, "model": "test-model"}
+
+
+@pytest.mark.requirement("chat.response.untouched")
+def test_what_an_upstream_adds_reaches_the_client(
+    http: httpx.Client, upstream: UpstreamProcess
+) -> None:
+    told = {
+        "id": "theirs",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "theirs",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "x", "reasoning_content": "because"},
+                "finish_reason": "stop",
+                "logprobs": None,
+                "a_part_of_the_future": 1.50,
+            }
+        ],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2, "queue_time": 0.1},
+        "provider_specific": {"region": "north"},
+    }
+    upstream.script(
+        {"type": "body", "pieces": [to_base64(told)], "content_type": "application/json"}
+    )
+    body = {"model": SCRIPTED, "messages": [{"role": "user", "content": "Unknown fields."}]}
+    answer = http.post("/v1/chat/completions", json=body).raise_for_status().json()
+    for name in ("choices", "usage", "provider_specific"):
+        assert answer[name] == told[name]
+    assert answer["model"] == SCRIPTED
+    assert answer["id"].startswith("chatcmpl-")
+
+
+def to_base64(value: object) -> str:
+    """JSON as the upstream's script wants the bytes of a body."""
+    return base64.b64encode(json.dumps(value).encode()).decode()

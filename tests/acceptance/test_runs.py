@@ -1,16 +1,20 @@
 """Runs: read again, read by several, repeated under a key, owned."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from cli.launch import LaunchedServer
-from tests.acceptance.conftest import SIMULATED
+from tests.acceptance.conftest import FAILOVER, SCRIPTED, SIMULATED
 from tests.support.server import http_client
 from tests.support.sse import Received, read_events
+from tests.support.upstream_process import UpstreamProcess
 
 CHAT = "/v1/chat/completions"
 
@@ -137,3 +141,100 @@ def test_a_repeat_after_the_end_gives_the_same_body(http: httpx.Client) -> None:
     assert first.status_code == second.status_code == 200
     assert first.content == second.content
     assert first.headers["x-run-id"] == second.headers["x-run-id"]
+
+
+@pytest.mark.requirement("runs.idempotency")
+def test_requests_under_one_key_call_the_upstream_once(
+    server: LaunchedServer, api_key: str, upstream: UpstreamProcess
+) -> None:
+    headers = {"Idempotency-Key": "once-1"}
+    body = order("One call for all.", model=SCRIPTED)
+    started = threading.Barrier(6)
+
+    def ask(url: str) -> Received:
+        with http_client(url, api_key) as one:
+            started.wait(10)
+            return read(one, "POST", CHAT, json=body, headers=headers)
+
+    with ThreadPoolExecutor() as pool:
+        asked = [pool.submit(ask, url) for url in server.edges * 3]
+        received = [one.result(60) for one in asked]
+    assert len({tuple(event.data for event in one.events) for one in received}) == 1
+    assert received[0].whole
+    assert len(upstream.calls("One call for all.")) == 1
+
+
+@pytest.mark.requirement("runs.disconnect")
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_closes_the_upstreams_request(
+    server: LaunchedServer, api_key: str, upstream: UpstreamProcess, stream: bool
+) -> None:
+    text = f"Nobody waits for this {stream}.\n!tokens 5000"
+    if not stream:
+        text += "\n!stall"
+    with http_client(server.url, api_key) as leaving:
+        request = leaving.build_request(
+            "POST", CHAT, json=order(text, model=SCRIPTED, stream=stream)
+        )
+        if stream:
+            response = leaving.send(request, stream=True)
+            next(read_events(response))
+            left = time.time()
+            response.close()
+        else:
+            with ThreadPoolExecutor() as pool:
+                sending = pool.submit(leaving.send, request)
+                upstream.call(f"Nobody waits for this {stream}.")
+                left = time.time()
+                leaving.close()
+                assert sending.exception(30) is not None
+    closed = upstream.closed_call(f"Nobody waits for this {stream}.")
+    assert closed["closed_at"] - left < 0.2
+
+
+@pytest.mark.requirement("runs.cancel")
+def test_a_cancel_closes_the_upstreams_request(
+    http: httpx.Client, upstream: UpstreamProcess
+) -> None:
+    body = order("Stop me.\n!tokens 5000", model=SCRIPTED)
+    with http.stream("POST", CHAT, json=body) as response:
+        events = read_events(response)
+        received = Received([next(events)], response.headers["x-run-id"])
+        asked = time.time()
+        cancelled = http.post(f"{CHAT}/{public_id(received.run_id)}/cancel")
+        assert cancelled.status_code == 200
+        received.events += events
+    assert upstream.closed_call("Stop me.")["closed_at"] - asked < 0.2
+    again = http.post(f"{CHAT}/{public_id(received.run_id)}/cancel")
+    assert again.status_code == 200
+    assert again.json()["status"] == "cancelled"
+
+
+@pytest.mark.requirement("runs.failover")
+@pytest.mark.parametrize("stream", [True, False])
+def test_another_deployment_answers_when_the_first_fails(http: httpx.Client, stream: bool) -> None:
+    response = http.post(CHAT, json=order("Who answers?", model=FAILOVER, stream=stream))
+    assert response.status_code == 200, response.text
+    if stream:
+        assert response.text.rstrip().endswith("data: [DONE]")
+    else:
+        assert response.json()["model"] == FAILOVER
+
+
+@pytest.mark.requirement("runs.slow_reader")
+def test_a_reader_that_stops_reading_stalls_nobody(
+    server: LaunchedServer, api_key: str, http: httpx.Client
+) -> None:
+    edge = psutil.Process(server.process("edge-1").pid)
+    before = edge.memory_info().rss
+    long = order("A long story.\n!tokens 20000\n!pace 0", model=SCRIPTED)
+    with http_client(server.url, api_key) as slow, ExitStack() as stack:
+        for _ in range(5):
+            response = stack.enter_context(slow.stream("POST", CHAT, json=long))
+            next(read_events(response))  # and no more
+        for _ in range(5):
+            assert read(http, "POST", CHAT, json=order("A short one.")).whole
+        whole = read(http, "POST", CHAT, json=long)
+        assert whole.whole
+        grown = edge.memory_info().rss - before
+    assert grown < 64 << 20  # five whole stories, and their copies, would be more

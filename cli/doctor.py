@@ -16,7 +16,8 @@ import msgspec
 from bus import Bucket, Bus, open_bus
 from bus.topology import TopologyError
 from cli.exits import Exit
-from cli.migrate import find_providers, load_providers, migrate_bus
+from cli.migrate import find_providers, migrate_bus
+from cli.providers import read
 from cli.state import ROOT, State, default_data, load
 from schemas import subjects
 from schemas.catalogue import Catalogue, decode_catalogue
@@ -127,7 +128,7 @@ def _processes(state: State) -> list[Finding]:
 def _providers(state: State) -> tuple[Providers, Finding]:
     file = find_providers(None, state)
     try:
-        providers = load_providers(file)
+        providers = read(file, str(file)) if file else default_providers()
     except Exit as exit:
         return default_providers(), Finding("fail", "providers", str(exit), "correct the file")
     models = sum(len(provider.models) for provider in providers.providers)
@@ -142,7 +143,8 @@ async def _bus(state: State, providers: Providers) -> AsyncIterator[Finding]:
         begun = time.monotonic()
         async with open_bus(state.nats_url("cli"), name="cli") as bus:
             took = (time.monotonic() - begun) * 1000
-            version = bus.nc.connected_server_version
+            server = bus.nc.connected_server_version
+            version = f"{server.major}.{server.minor}.{server.patch}"
             yield Finding("ok", "nats", f"{version}, connected in {took:.0f} ms")
             yield await _topology(state, providers)
             for stream in _names("streams") + _names("kv"):
@@ -197,6 +199,8 @@ def _stream_size(name: str, answer: dict[str, Any]) -> Finding:
     if most > 0 and state["bytes"] > most * FULL_SHARE:
         do = "when it is full, new messages are refused: look at its consumers, or raise max_bytes"
         return Finding("warn", f"stream {name}", f"{says} of {most / 1e6:.0f} MB", do)
+    if name == subjects.DEAD and state["messages"]:
+        return Finding("warn", f"stream {name}", says, "no worker could handle these: read them")
     return Finding("ok", f"stream {name}", says)
 
 
@@ -321,15 +325,15 @@ def _edge(url: str) -> Finding:
 
 
 async def _engines(providers: Providers) -> AsyncIterator[Finding]:
-    from workers.inference.engines.registry import open_engine  # noqa: PLC0415 - as above
+    from workers.inference.engines import ENGINES  # noqa: PLC0415 - as above
 
     for provider in providers.providers:
         what = f"provider {provider.name}"
-        try:
-            engine = open_engine(provider)
-        except JanError as error:
-            yield Finding("fail", what, str(error), "correct its part of the providers file")
+        if provider.kind not in ENGINES:
+            kinds = ", ".join(sorted(ENGINES))
+            yield Finding("fail", what, f"no engine for {provider.kind}", f"use one of {kinds}")
             continue
+        engine = ENGINES[provider.kind](provider)
         try:
             await asyncio.wait_for(engine.check(), TIMEOUT * 2)
             yield Finding("ok", what, f"{provider.kind}, {len(provider.models)} models")

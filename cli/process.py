@@ -126,7 +126,7 @@ class Child:
             )
         except FileNotFoundError:
             raise MissingBinary(
-                f"{command.executable} is missing: remove .venv and retry"
+                f"{command.executable} is missing: remove .venv and start again"
             ) from None
         finally:
             os.close(output)
@@ -168,6 +168,10 @@ class Child:
         except TimeoutError:
             self.kill()
             await self.wait()
+
+    def found_its_port_taken(self) -> bool:
+        """Tell whether it said that somebody else has its port."""
+        return any("address already in use" in str(line.get("event")).lower() for line in self.tail)
 
     def last_words(self) -> str:
         """What it said last, preferably of what went wrong."""

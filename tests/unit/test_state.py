@@ -102,7 +102,8 @@ def test_secrets_are_made_once_and_kept_private(data: Data) -> None:
 
 def test_a_second_server_on_the_same_data_is_refused(data: Data) -> None:
     data.write(Record(supervisor=os.getpid(), urls=Urls(api="http://h:1/v1")))
-    with locked(data), pytest.raises(BadSetup, match=r"already runs .* http://h:1/v1"), locked(data):
+    refused = pytest.raises(BadSetup, match=r"already runs .* http://h:1/v1")
+    with locked(data), refused, locked(data):
         pass
     with locked(data):  # free again
         pass

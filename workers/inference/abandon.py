@@ -1,0 +1,79 @@
+"""Runs that nobody reads any more: edges are asked, and what none of them claims is cancelled."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+import structlog
+
+from bus import Bus, Message
+from schemas import subjects
+from schemas.errors import Cancelled
+from workers.inference.runs import Runs
+
+logger = structlog.get_logger()
+
+_ASK_EVERY = 10.0
+_ASKED_IN_VAIN = 3  # times, before a run counts as abandoned
+_IDS_A_QUESTION = 1000
+
+_decode_ids = msgspec.json.Decoder(list[str]).decode
+
+
+class Abandonment:
+    """Asks the edges of foreground runs which of them have readers."""
+
+    def __init__(self, bus: Bus, runs: Runs, *, every: float = _ASK_EVERY) -> None:
+        self._bus = bus
+        self._runs = runs
+        self._every = every
+        self._inbox = bus.nc.new_inbox()
+
+    async def watch(self) -> None:
+        """Ask until cancelled."""
+        subscription = await self._bus.subscribe(self._inbox, self._on_answer)
+        try:
+            while True:
+                await asyncio.sleep(self._every)
+                if self._bus.connected:
+                    self._cancel_unclaimed()
+                    self._ask()
+        finally:
+            await subscription.unsubscribe()
+
+    def _cancel_unclaimed(self) -> None:
+        for run in self._runs:
+            if run.unclaimed >= _ASKED_IN_VAIN:
+                logger.info("run is abandoned", run_id=run.job.run_id)
+                run.stop(Cancelled("nobody reads this run any more", code="abandoned"))
+
+    def _ask(self) -> None:
+        by_edge: dict[str, list[str]] = defaultdict(list)
+        for run in self._runs:
+            if not run.job.background:
+                run.unclaimed += 1
+                by_edge[run.job.edge].append(run.job.run_id)
+        for edge, asked in by_edge.items():
+            for start in range(0, len(asked), _IDS_A_QUESTION):
+                question = msgspec.json.encode(asked[start : start + _IDS_A_QUESTION])
+                self._bus.publish(subjects.edge_alive(edge), question, reply=self._inbox)
+
+    def _on_answer(self, message: Message) -> None:
+        if message.status:
+            return  # no edge is there to answer
+        for run_id in _decode_ids(message.data):
+            run = self._runs.find(run_id)
+            if run is not None:
+                run.unclaimed = 0
+
+
+@asynccontextmanager
+async def watch_abandonment(bus: Bus, runs: Runs) -> AsyncIterator[None]:
+    """Keep asking for the context's life."""
+    watching = asyncio.create_task(Abandonment(bus, runs).watch())
+    try:
+        yield
+    finally:
+        watching.cancel()

@@ -1,0 +1,47 @@
+"""The deployments that a worker serves, each with the engine of its provider."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.providers import Providers, default_providers, read_providers
+from workers.inference.engines import ENGINES, Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One place that serves a model: `id` is the one in the catalogue and in jobs."""
+
+    id: str
+    pool: str
+    served_name: str
+    engine: Engine
+
+
+def read_providers_file(path: Path | None) -> Providers:
+    """Read the providers file; without one there is the simulated model. Raises ProvidersError."""
+    if path is None:
+        return default_providers()
+    return read_providers(path.read_text(encoding="utf-8"), name=str(path))
+
+
+@asynccontextmanager
+async def open_deployments(
+    providers: Providers, pools: list[str]
+) -> AsyncIterator[Mapping[str, Deployment]]:
+    """Open the engines of these pools' providers, one for each, for the context's life."""
+    async with AsyncExitStack() as stack:
+        engines: dict[str, Engine] = {}
+        deployments: dict[str, Deployment] = {}
+        for placement in providers.placements():
+            provider = placement.provider
+            if provider.pool not in pools:
+                continue
+            if provider.name not in engines:
+                engines[provider.name] = ENGINES[provider.kind](provider)
+                stack.push_async_callback(engines[provider.name].close)
+            deployments[placement.id] = Deployment(
+                placement.id, provider.pool, placement.model.name_upstream, engines[provider.name]
+            )
+        yield deployments

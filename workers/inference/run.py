@@ -1,0 +1,407 @@
+"""One delivery of a run, from the fence to the ack."""
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import msgspec
+import structlog
+
+from bus import Ack, Bus, ObjectStore
+from schemas import events, frames, ids, subjects
+from schemas.commands import RunInference, encode
+from schemas.errors import (
+    BusError,
+    Cancelled,
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    JanError,
+)
+from workers.inference.delivery import Delivery
+from workers.inference.deployments import Deployment
+from workers.inference.engines import Captured, Generation, Outcome
+from workers.inference.failover import Moved, Turns
+from workers.inference.finish import DONE, History, to_run_finished
+from workers.inference.interrupt import HandedBack, Interrupt
+from workers.inference.metrics import InferenceMetrics
+from workers.inference.writer import MAX_MESSAGE, Lost, Refused, Writer, take_over
+from workers.runtime import bury
+
+logger = structlog.get_logger()
+
+_KNOWN_FOR = 60.0  # seconds; the server's memory of message ids is twice as long
+_FINISH_TIMEOUT = 30.0
+_HAND_BACK_TIMEOUT = 1.0
+_BACK_OFF = (0.2, 1.0, 3.0, 5.0)  # seconds before the next delivery
+
+_split_body = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """What all runs of a worker share."""
+
+    bus: Bus
+    objects: ObjectStore
+    deployments: Mapping[str, Deployment]
+    worker: str
+    max_deliver: int
+    metrics: InferenceMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The last frames of a run: a chunk of the stream, or all parts of a body."""
+
+    status: str
+    chunk: bytes = b""
+    body: tuple[bytes, ...] = ()
+    flags: int = 0
+    http_status: int = 0
+    outcome: Outcome | None = None
+
+
+class Run:
+    """Carries a run out. `stop` may be called at any time, with the reason."""
+
+    def __init__(self, place: Workplace, job: RunInference, delivery: Delivery) -> None:
+        self.job = job
+        self.delivery = delivery
+        self.unclaimed = 0  # how often edges were asked for its readers in vain
+        self.lost = False
+        self._place = place
+        self._attempt = delivery.delivered
+        self._subject = subjects.frames(job.edge, job.run_id)
+        self._owner = os.urandom(8).hex()
+        self._interrupt = Interrupt()
+        self._writer: Writer | None = None
+        self._given_up = False
+        self._deployment = job.targets[0].deployment if job.targets else ""
+
+    def stop(self, reason: Exception) -> None:
+        """Have it end: Lost without a word, HandedBack for others, a JanError for its readers."""
+        if isinstance(reason, Lost):
+            self.lost = True
+            if self._writer is not None:
+                self._writer.close(reason)
+        self._interrupt(reason)
+
+    async def carry_out(self) -> None:
+        """Do the job, and answer its delivery. Every fault ends here."""
+        job = self.job
+        try:
+            await self._carry_out()
+        except Lost as lost:
+            self._place.metrics.handovers.labels("lost").inc()
+            logger.info("run is lost to another worker", run_id=job.run_id, reason=str(lost))
+        except HandedBack:
+            self._place.metrics.handovers.labels("handed back").inc()
+            logger.info("run is handed back", run_id=job.run_id)
+            self.delivery.nak()
+        except BusError as error:
+            logger.warning("run will be delivered again", run_id=job.run_id, error=str(error))
+            self._give_back()
+        except Exception as error:  # a fault of ours: the run is tried again, then buried
+            logger.exception("run failed", run_id=job.run_id)
+            await self._give_up_or_back(error)
+        finally:
+            if self._writer is not None:
+                self._writer.close(Lost("the delivery has ended"))
+
+    async def _carry_out(self) -> None:
+        """The whole story: fence, generate, commit, RunFinished, END, ack."""
+        too_late = self.job.deadline - time.time()
+        timer = asyncio.get_running_loop().call_later(
+            max(0.0, too_late), self.stop, DeadlineExceeded("the run's deadline has passed")
+        )
+        try:
+            writer = await self._write()
+        except Moved:
+            self.delivery.ack()
+            return
+        finally:
+            timer.cancel()
+        await self._finish(writer)
+
+    async def _write(self) -> Writer:
+        """Write the run up to its commit, as the first to do so or after others."""
+        if self._is_first():
+            writer = self._begin()
+            try:
+                await self._generate_and_commit(writer)
+                return writer
+            except Refused:
+                self._interrupt.forget(Refused)
+        writer = await self._take_over()
+        if writer.history.commit is None:
+            await self._generate_and_commit(writer)
+        return writer
+
+    def _is_first(self) -> bool:
+        """Whether probably nobody has written to the run yet. If it is wrong, Refused follows."""
+        age = time.time() - ids.created_ms(self.job.run_id) / 1000
+        return self._attempt == 1 and age < _KNOWN_FOR
+
+    def _begin(self) -> Writer:
+        """Write without looking. Only a stream needs a fence: a body is one message, or refused."""
+        writer = self._open_writer(History())
+        if self.job.stream:
+            writer.fence(self._fence(), self._tell_started)
+        return writer
+
+    async def _take_over(self) -> Writer:
+        """Fence the run, and read what others have written."""
+        check = self._interrupt.check
+        history, epoch = await take_over(
+            self._place.bus, self._subject, self._fence(), lambda: check(Lost, HandedBack)
+        )
+        writer = self._open_writer(history, epoch)
+        if history.commit is None:
+            self._tell_started(epoch)
+            if history.total:
+                self._place.metrics.handovers.labels("taken over").inc()
+        return writer
+
+    def _open_writer(self, history: History, epoch: int = 0) -> Writer:
+        self._writer = Writer(
+            self._place.bus,
+            self._subject,
+            self._owner,
+            history,
+            epoch=epoch,
+            on_stop=self.stop,
+        )
+        return self._writer
+
+    def _fence(self) -> frames.Fence:
+        return frames.Fence(self._owner, self._attempt, self._place.worker, self.job.deadline)
+
+    async def _generate_and_commit(self, writer: Writer) -> None:
+        """Generate, and commit what came of it: the text's end, or the error that ended it."""
+        try:
+            with self._interrupt.scope():
+                ending = await self._generate(writer)
+        except HandedBack:
+            await _store_the_rest(writer)
+            raise
+        except JanError as error:
+            ending = self._to_ending(error)
+        if len(ending.body) > 1 and not writer.epoch:
+            writer.fence(self._fence(), self._tell_started)
+        outcome = ending.outcome or Outcome()
+        commit = frames.Commit(
+            status=ending.status,
+            deployment=self._deployment,
+            worker=self._place.worker,
+            attempt=self._attempt,
+            finish_reason=outcome.finish_reason,
+            usage=msgspec.Raw(outcome.usage) if outcome.usage else None,
+        )
+        await writer.commit(
+            commit,
+            chunk=ending.chunk,
+            body=ending.body,
+            flags=ending.flags,
+            status=ending.http_status,
+        )
+
+    async def _generate(self, writer: Writer) -> Ending:
+        if self._attempt >= self._place.max_deliver:
+            self._given_up = True
+            tries = self._attempt - 1
+            raise InternalError(f"the run was given up: {tries} workers have failed at it")
+        if not self.job.targets:
+            raise InvalidRequest("the job names no deployment")
+        generation = await self._to_generation()
+        turns = Turns(self._place.deployments, self.job, self._move_on)
+        if self.job.stream:
+            outcome = await self._stream(generation, turns, writer)
+            return Ending("completed", chunk=DONE, outcome=outcome)
+        if writer.history.total:
+            raise InternalError("a worker died while it sent the result")
+        body, outcome = await self._complete(generation, turns)
+        return Ending("completed", body=_parts(body), flags=frames.RESULT, outcome=outcome)
+
+    async def _stream(self, generation: Generation, turns: Turns, writer: Writer) -> Outcome:
+        """Stream from one deployment after the other, as far as the next can take it up."""
+        chunks = writer.history.chunks
+        if chunks and not turns.can_continue():
+            whole = _whole(Captured(chunks), generation)
+            if whole is not None:
+                return whole
+        while True:
+            deployment = await turns.next(writer.sent)
+            if chunks:
+                generation = replace(generation, captured=Captured(list(chunks)))
+            try:
+                return await deployment.engine.generate(self._at(generation, deployment), writer)
+            except JanError as error:
+                self._note_failure(turns, deployment, error)
+
+    async def _complete(self, generation: Generation, turns: Turns) -> tuple[bytes, Outcome]:
+        """Get the whole answer from the first deployment that gives one."""
+        while True:
+            deployment = await turns.next(0)
+            try:
+                return await deployment.engine.complete(self._at(generation, deployment))
+            except JanError as error:
+                self._note_failure(turns, deployment, error)
+
+    def _at(self, generation: Generation, deployment: Deployment) -> Generation:
+        self._deployment = deployment.id
+        return replace(generation, served_name=deployment.served_name)
+
+    def _note_failure(self, turns: Turns, deployment: Deployment, error: JanError) -> None:
+        """Remember what a deployment failed with; raise it if no other can do better."""
+        if not error.retryable:
+            raise error
+        self._place.metrics.failures.labels(deployment.id).inc()
+        logger.warning(
+            "deployment failed",
+            run_id=self.job.run_id,
+            deployment=deployment.id,
+            error=error.message,
+        )
+        turns.failure = error
+
+    async def _move_on(self, job: RunInference, pool: str) -> None:
+        """Give the job to the workers of another pool. Raises BusError if their queue is full."""
+        priority = subjects.BACKGROUND if job.background else subjects.INTERACTIVE
+        await self._place.bus.store(
+            subjects.inference_job(pool, priority),
+            encode(job),
+            # Fewer targets are left each time: no two moves have the same id.
+            msg_id=f"JOBS:inference:{job.run_id}:{pool}-{len(job.targets)}",
+        )
+        self._place.metrics.handovers.labels("moved").inc()
+
+    async def _to_generation(self) -> Generation:
+        job = self.job
+        body: bytes | msgspec.Raw | None = job.request
+        if job.request_ref is not None:
+            body = await self._place.objects.get(job.request_ref)
+        if body is None:
+            raise InvalidRequest("the job has no request")
+        return Generation(
+            run_id=job.run_id,
+            public_id=ids.public_id(job.run_id, job.kind),
+            kind=job.kind,
+            model=job.model,
+            served_name="",
+            created=job.created,
+            body=_to_body(body),
+            stream=job.stream,
+            include_usage=job.include_usage,
+            deadline=job.deadline,
+        )
+
+    def _to_ending(self, error: JanError) -> Ending:
+        """The error frame that ends a run: the whole answer, if nothing was sent before it."""
+        return Ending(
+            status="cancelled" if isinstance(error, Cancelled) else "failed",
+            chunk=error.to_wire(self.job.request_id),
+            flags=frames.ERROR,
+            http_status=error.http_status,
+        )
+
+    def _tell_started(self, epoch: int) -> None:
+        assert self._writer is not None
+        started = events.RunStarted(
+            run_id=self.job.run_id,
+            attempt=self._attempt,
+            worker=self._place.worker,
+            deployment=self._deployment,
+            epoch=epoch,
+            resumed_at=self._writer.history.total,
+            at=time.time(),
+        )
+        self._place.bus.send_stored(
+            subjects.run_event("started", self.job.run_id),
+            encode(started),
+            _ignore,
+            msg_id=f"EVENTS:run.started:{self.job.run_id}:{epoch}",
+        )
+
+    async def _finish(self, writer: Writer) -> None:
+        """Tell the log, then the readers, then the queue. Each step may have been done before."""
+        history, run_id = writer.history, self.job.run_id
+        assert history.commit is not None
+        if not history.ended:
+            told = await self._place.bus.store(
+                subjects.run_event("finished", run_id),
+                to_run_finished(run_id, history),
+                msg_id=f"EVENTS:run.finished:{run_id}:0",
+                timeout=_FINISH_TIMEOUT,
+            )
+            await writer.end(told.seq)
+            self._place.metrics.runs.labels(history.commit.status).inc()
+            self._place.metrics.frames.inc(history.total)
+        if self._given_up:
+            await self._bury("the run was given up")
+        else:
+            self.delivery.ack()
+
+    def _give_back(self) -> None:
+        self.delivery.nak(_BACK_OFF[min(self._attempt, len(_BACK_OFF)) - 1])
+
+    async def _give_up_or_back(self, error: Exception) -> None:
+        if self._attempt < self._place.max_deliver:
+            self._give_back()
+            return
+        try:
+            await self._bury(repr(error))
+        except BusError:
+            logger.exception("run can't be buried", run_id=self.job.run_id)
+
+    async def _bury(self, reason: str) -> None:
+        """Keep the job for people to look at: no worker will get it again."""
+        delivery = self.delivery
+        await bury(
+            self._place.bus,
+            subjects.JOBS,
+            delivery.subject,
+            delivery.data,
+            error=reason,
+            sequence=delivery.sequence,
+        )
+        delivery.term()
+
+
+def _to_body(request: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
+    try:
+        return _split_body(request)
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"the request is not a JSON object: {error}") from None
+
+
+def _parts(body: bytes) -> tuple[bytes, ...]:
+    """Cut a body into parts that a message can hold; at least one, be it empty."""
+    if len(body) <= MAX_MESSAGE:
+        return (body,)
+    return tuple(body[start : start + MAX_MESSAGE] for start in range(0, len(body), MAX_MESSAGE))
+
+
+def _whole(captured: Captured, generation: Generation) -> Outcome | None:
+    """The outcome of a text that is complete but for its commit; None if there is more to come."""
+    choices = captured.choices()
+    wanted = generation.body.get("n")
+    if wanted is not None and bytes(wanted) not in (b"null", b"%d" % len(choices)):
+        return None
+    if not choices or any(choice.finish_reason is None for choice in choices.values()):
+        return None
+    return Outcome(finish_reason=choices[min(choices)].finish_reason)
+
+
+async def _store_the_rest(writer: Writer) -> None:
+    """Let what was generated be stored, for whoever goes on with it."""
+    try:
+        await asyncio.wait_for(writer.drain(), _HAND_BACK_TIMEOUT)
+    except TimeoutError:
+        logger.warning("handed back with frames that were not stored")
+
+
+def _ignore(ack: Ack | BusError) -> None:
+    """RunStarted is told for people to read; nothing depends on it."""

@@ -1,0 +1,135 @@
+"""The runs in progress in this worker: started, found, stopped, counted."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from time import monotonic
+
+import msgspec
+import structlog
+
+from schemas import subjects
+from schemas.commands import CancelRun, decode_run_inference
+from schemas.errors import BusError, Cancelled
+from workers.inference.control import Cancels
+from workers.inference.delivery import Delivery
+from workers.inference.interrupt import HandedBack
+from workers.inference.run import Run, Workplace
+from workers.inference.writer import Lost
+from workers.runtime import bury
+
+logger = structlog.get_logger()
+
+_FORCE_AFTER = 1.5  # seconds that runs have to hand themselves back
+
+
+class Runs:
+    """All runs of this worker; their tasks belong to `tasks`."""
+
+    def __init__(self, place: Workplace, tasks: asyncio.TaskGroup, cancels: Cancels) -> None:
+        self._place = place
+        self._tasks = tasks
+        self._cancels = cancels
+        self._runs: dict[str, Run] = {}
+        self._carrying: dict[Run, asyncio.Task[None]] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __len__(self) -> int:
+        return len(self._carrying)
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(list(self._carrying))
+
+    def find(self, run_id: str) -> Run | None:
+        """The run with this id, if it is in progress here."""
+        return self._runs.get(run_id)
+
+    def start(self, delivery: Delivery, on_done: Callable[[], None]) -> None:
+        """Carry a job out; `on_done` is called when its slot is free again."""
+        try:
+            job = decode_run_inference(delivery.data)
+        except msgspec.DecodeError as error:
+            self._tasks.create_task(self._bury(delivery, str(error), on_done))
+            return
+        current = self._runs.get(job.run_id)
+        if current is not None and not current.lost:
+            # The server missed our heartbeats, we did not: the run goes on, acking as it asks now.
+            current.delivery = delivery
+            on_done()
+            return
+        run = Run(self._place, job, delivery)
+        self._runs[job.run_id] = run
+        cancel = self._cancels.find(job.run_id)
+        if cancel is not None:
+            run.stop(_to_error(cancel))
+        before = self._carrying.get(current) if current is not None else None
+        self._carrying[run] = self._tasks.create_task(self._carry_out(run, before, on_done))
+        self._idle.clear()
+
+    def cancel(self, cancel: CancelRun) -> None:
+        """Cancel a run, if it is in progress here."""
+        run = self._runs.get(cancel.run_id)
+        if run is not None:
+            run.stop(_to_error(cancel))
+
+    def lose(self, lost: list[Run]) -> None:
+        """Stop runs whose heartbeats were missed for so long that the server gave them away."""
+        for run in lost:
+            logger.warning("heartbeats were missed", run_id=run.job.run_id)
+            run.stop(Lost("its heartbeats were missed"))
+
+    async def drain(self, timeout: float) -> None:
+        """Let the runs end; after `timeout` seconds hand back those that have not."""
+        if await self._until_idle(timeout):
+            return
+        for run in self:
+            run.stop(HandedBack())
+        if await self._until_idle(_FORCE_AFTER):
+            return
+        for task in list(self._carrying.values()):
+            task.cancel()
+
+    async def _carry_out(
+        self, run: Run, before: asyncio.Task[None] | None, on_done: Callable[[], None]
+    ) -> None:
+        began = monotonic()
+        try:
+            if before is not None:
+                await asyncio.wait([before])
+            await run.carry_out()
+        finally:
+            del self._carrying[run]
+            if self._runs.get(run.job.run_id) is run:
+                del self._runs[run.job.run_id]
+            if not self._carrying:
+                self._idle.set()
+            self._place.metrics.seconds.observe(monotonic() - began)
+            on_done()
+
+    async def _bury(self, delivery: Delivery, error: str, on_done: Callable[[], None]) -> None:
+        """Keep a job that can't be read, so that it does not come again."""
+        try:
+            await bury(
+                self._place.bus,
+                subjects.JOBS,
+                delivery.subject,
+                delivery.data,
+                error=error,
+                sequence=delivery.sequence,
+            )
+            delivery.term()
+        except BusError as failure:
+            logger.warning("job can't be buried yet", error=str(failure))
+        finally:
+            on_done()
+
+    async def _until_idle(self, timeout: float) -> bool:
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout)
+        except TimeoutError:
+            return False
+        return True
+
+
+def _to_error(cancel: CancelRun) -> Cancelled:
+    return Cancelled(f"the run was cancelled: {cancel.reason}")

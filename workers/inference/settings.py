@@ -1,0 +1,60 @@
+"""The inference worker's settings."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import NoDecode
+
+from workers.runtime import WorkerSettings
+
+
+class InferenceSettings(WorkerSettings):
+    """What the inference worker is told."""
+
+    providers: Path | None = Field(
+        default=None,
+        description="The providers file. Without one the simulated model is served, so that "
+        "everything can be tried before a key is at hand.",
+    )
+    pools: Annotated[list[str], NoDecode] = Field(
+        default=[],
+        description="Pools to work for, separated by commas. Empty: all of the providers file; "
+        "name some to scale one provider's workers alone.",
+    )
+    slots: int = Field(
+        default=256,
+        ge=1,
+        description="Runs at the same time. One core carries about 256 streams of 50 tokens/s; "
+        "more wait in the queue, where other workers can take them.",
+    )
+    drain_timeout: float = Field(
+        default=30.0,
+        ge=0,
+        description="Seconds that runs have to end after SIGTERM; then other workers go on with "
+        "them. 30 is what Kubernetes allows by default.",
+    )
+    ack_wait: float = Field(
+        default=2.0,
+        gt=0,
+        description="Seconds without a heartbeat after which the server gives a job to another "
+        "worker: the consumers' ack_wait. A worker that was frozen for longer stops its runs.",
+    )
+    max_deliver: int = Field(
+        default=5,
+        ge=2,
+        description="Deliveries of a job: the consumers' max_deliver. The last one only tells the "
+        "readers, so that a job that kills its workers ends.",
+    )
+    s3_url: str = Field(
+        default="",
+        description="Object store of large requests; empty: the folder `objects` under data.",
+    )
+    s3_bucket: str = Field(default="jan", description="Bucket of the object store.")
+    s3_access_key: str = Field(default="", description="Who uses the object store.")
+    s3_secret_key: SecretStr = Field(default=SecretStr(""), description="Its secret.")
+
+    @field_validator("pools", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [name for name in value.split(",") if name] if isinstance(value, str) else value

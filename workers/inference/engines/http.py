@@ -191,7 +191,8 @@ class _Connection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._headers: Headers = {}
         self._status = 0  # 0 until the head is complete
-        self._head_told = self._enough = self._complete = self._closed = self._paused = False
+        self._head_told = self._enough = self._complete = self._unasked = False
+        self._closed = self._paused = False
 
     # What the client does.
 
@@ -212,7 +213,7 @@ class _Connection(asyncio.Protocol):
         self._overhead = 0
         self._got_data = False
         self._head_told = self._enough = self._complete = self._paused = False
-        self._reusable = False
+        self._keeps = self._unasked = False
         self._last = now = self._loop.time()
         self._due = now + timing.seconds
         self._timer = self._loop.call_at(min(now + timing.first_byte, self._due), self._on_timer)
@@ -262,8 +263,7 @@ class _Connection(asyncio.Protocol):
     # What the transport tells.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own is no subclass of it
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._poll = select.poll()
@@ -310,23 +310,28 @@ class _Connection(asyncio.Protocol):
 
     # What the parser finds.
 
+    def on_message_begin(self) -> None:
+        self._unasked = self._complete  # an answer after the answer
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.lower()] = value
+        if not self._complete:
+            self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if status >= 200:
+        if status >= 200 and not self._complete:
             self._status = status
 
     def on_body(self, data: bytes) -> None:
-        self._parts.append(data)
+        if not self._complete:
+            self._parts.append(data)
 
     def on_message_complete(self) -> None:
-        if not self._status:  # 1xx: the answer is still to come
+        if self._status:
+            self._keeps = not self._complete and self._parser.should_keep_alive()
+            self._complete = True
+        else:  # 1xx: the answer is still to come
             self._headers = {}
-            return
-        self._reusable = not self._complete and self._parser.should_keep_alive()
-        self._complete = True
 
     # The rest.
 
@@ -380,7 +385,7 @@ class _Connection(asyncio.Protocol):
         self._keep = None
         if self._timer is not None:
             self._timer.cancel()
-        if not self._reusable or self._transport.is_closing():
+        if not self._keeps or self._unasked or self._transport.is_closing():
             self.abort()
             return
         self.idle_since = self._loop.time()

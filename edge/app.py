@@ -158,6 +158,8 @@ def to_run_options(settings: EdgeSettings) -> RunOptions:
         deadline=settings.run_deadline,
         grace=settings.disconnect_grace,
         keyed_grace=settings.disconnect_grace_idempotent,
+        first_frame_wait=settings.first_frame_wait,
+        heartbeat=settings.heartbeat,
     )
 
 

@@ -113,7 +113,9 @@ def rotate(folder: Path) -> str:
 
 
 def _add(folder: Path) -> str:
-    kid = ids.new_id("")
+    newest = max((path.stem for path in folder.glob("*.pem")), default="")
+    while (kid := ids.new_id("")) <= newest:
+        pass  # made in the same millisecond
     pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,

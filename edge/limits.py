@@ -49,6 +49,10 @@ class Limits:
         self._standings: dict[str, Standing] = {}
         self._sweep_at = _FIRST_SWEEP
 
+    def __len__(self) -> int:
+        """How many principals are remembered."""
+        return len(self._standings)
+
     def enter(self, principal: Principal) -> Standing:
         """Count a request in. Raises RateLimited; whoever got in must `leave`."""
         edges = self._edges()

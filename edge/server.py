@@ -185,7 +185,7 @@ class _Server(uvicorn.Server):
 
 
 async def serve(settings: EdgeSettings, *, on_ready: Callable[[int], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. `on_ready` is told the port.
+    """Serve until SIGTERM or SIGINT, or until cancelled, then drain. `on_ready` is told the port.
 
     Raises OSError if the address can't be had, Unavailable if the edge can't start.
     """
@@ -206,7 +206,12 @@ async def serve(settings: EdgeSettings, *, on_ready: Callable[[int], None]) -> N
             backlog=2048,
         )
         server = _Server(config, settings.drain_timeout, lambda: on_ready(port))
-        await server.serve([listener])
+        try:
+            await server.serve([listener])
+        except asyncio.CancelledError:
+            if server.started:
+                await server.shutdown([listener])
+            raise
 
 
 def open_socket(host: str, port: int) -> socket.socket:

@@ -44,8 +44,10 @@ class EdgeSettings(BaseSettings):
         "", description="Object store for large bodies; empty: the folder `objects` under data."
     )
     s3_bucket: str = Field("jan", description="Bucket of the object store.")
-    s3_access_key: str = Field("", description="Who uses the object store.")
-    s3_secret_key: SecretStr = Field(SecretStr(""), description="Its secret.")
+    s3_access_key: str = Field("", description="Access key of the object store.")
+    s3_secret_key: SecretStr = Field(
+        SecretStr(""), description="Secret key of the object store; not logged."
+    )
 
     max_body: int = Field(
         20 * 1024 * 1024,

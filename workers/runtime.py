@@ -79,8 +79,12 @@ OpenWork = Callable[[Bus, CollectorRegistry], AbstractAsyncContextManager[Work]]
 def create_broker(settings: WorkerSettings) -> NatsBroker:
     """Make the FastStream broker of a worker; it connects when the worker is served."""
     url = settings.nats_url.get_secret_value()
-    # Its log lines would be plain text, two for every message.
-    return NatsBroker(url, logger=None, **connect_options(url, name=settings.name))
+    return NatsBroker(
+        url,
+        logger=None,  # its lines would be plain text, two for every message
+        apply_types=False,  # subscribers decode by themselves: nothing is validated twice
+        **connect_options(url, name=settings.name),
+    )
 
 
 async def serve(

@@ -18,6 +18,7 @@ import pytest
 
 from cli.exits import MissingBinary
 from cli.postgres import Cluster, Postgres, find_binaries
+from cli.process import _in_child
 from cli.state import DATABASE_USER, data_at, prepare
 from workers.persistence.migrate import upgrade
 
@@ -65,7 +66,7 @@ class PostgresServer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=(self._data.path / "log").open("ab"),
-            preexec_fn=command.before_exec,  # noqa: PLW1509 - system calls only
+            preexec_fn=_in_child(os.getpid(), command),  # noqa: PLW1509 - system calls only
             start_new_session=True,
         )
         self._wait()

@@ -50,10 +50,11 @@ class Answers:
     async def _answer(self, question: bytes, read: Read) -> bytes:
         try:
             ask = decode_ask_run(question)
+        except (msgspec.DecodeError, ValueError) as error:  # ValueError: it is not UTF-8
+            return encode_failure(InvalidRequest(f"the question can't be read: {error}"))
+        try:
             async with asyncio.timeout(_SECONDS), self._engine.connect() as connection:
                 return encode_answer(await read(connection, ask))
-        except (msgspec.DecodeError, ValueError) as error:
-            return encode_failure(InvalidRequest(f"the question can't be read: {error}"))
         except JanError as error:
             return encode_failure(error)
         except (SQLAlchemyError, OSError) as error:

@@ -22,7 +22,7 @@ from workers.runtime import OnReady, create_broker, serve
 KIND = "persistence"
 RUNS_CONSUMER = "persistence-runs"
 RUN_EVENTS = "events.run.>"
-_GATHER_SECONDS = 0.1  # how long a batch waits for more: a row is that much behind at most
+_GATHER_SECONDS = 0.2  # how long a batch waits for more: a row is that much behind at most
 _QUERIES_AT_ONCE = 8
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.events import Attempt, Status
+from schemas.raw import OptionalRaw
 
 NAME = "runs"
 _BIGINT = (1 << 63) - 1
@@ -73,8 +74,8 @@ class _Finished(msgspec.Struct):
     frames: int = 0
     first_frame_at: float | None = None
     finish_reason: str | None = None
-    usage: msgspec.Raw | None = None
-    error: msgspec.Raw | None = None
+    usage: OptionalRaw = None
+    error: OptionalRaw = None
 
 
 class _Other(msgspec.Struct):
@@ -234,10 +235,9 @@ def _fold_finished(rows: Rows, event: _Finished) -> None:
     row.frames = event.frames
     row.first_frame_at = event.first_frame_at
     row.finish_reason = _text(event.finish_reason) if event.finish_reason else None
-    row.error = bytes(event.error) if event.error is not None else None
-    if event.usage is not None:
-        row.usage = bytes(event.usage)
-        row.prompt_tokens, row.completion_tokens, row.total_tokens = _token_counts(row.usage)
+    row.error = _json(event.error)
+    row.usage = _json(event.usage)
+    row.prompt_tokens, row.completion_tokens, row.total_tokens = _token_counts(row.usage)
     for attempt in event.attempts:
         known = rows.attempts.get((run_id, attempt.epoch))
         rows.attempts[run_id, attempt.epoch] = AttemptRow(
@@ -252,8 +252,15 @@ def _fold_finished(rows: Rows, event: _Finished) -> None:
         )
 
 
-def _token_counts(usage: bytes) -> tuple[int | None, int | None, int | None]:
+def _json(raw: msgspec.Raw | None) -> bytes | None:
+    told = bytes(raw) if raw is not None else b"null"
+    return told if told != b"null" else None
+
+
+def _token_counts(usage: bytes | None) -> tuple[int | None, int | None, int | None]:
     """The counts that can be added up; an upstream may have put anything there."""
+    if usage is None:
+        return None, None, None
     try:
         told = msgspec.json.decode(usage, type=dict[str, Any])
     except msgspec.DecodeError:

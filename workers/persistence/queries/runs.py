@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.errors import InvalidRequest, NotFound
 from schemas.events import RunFinished
-from schemas.queries import AskRun, EventAt, RunEvents, RunFacts, RunResult
+from schemas.queries import AskRun, AttemptFacts, EventAt, RunEvents, RunFacts, RunResult
 from workers.persistence.tables import run_attempts, run_events, runs
 
 _MOST_EVENTS = 1000
@@ -28,10 +28,10 @@ async def get_run(connection: AsyncConnection, ask: AskRun) -> RunFacts:
         .order_by(run_attempts.c.epoch)
         .limit(_MOST_ATTEMPTS)
     )
-    told["attempts"] = [_without(attempt, "run_id") for attempt in found]
+    told["attempts"] = [_to_attempt(attempt) for attempt in found]
     for name in ("usage", "error"):
         told[name] = msgspec.Raw(told[name]) if told[name] is not None else None
-    return msgspec.convert(told, RunFacts)
+    return RunFacts(**told)
 
 
 async def get_events(connection: AsyncConnection, ask: AskRun) -> RunEvents:
@@ -110,7 +110,7 @@ def _columns(columns: Any) -> list[ColumnElement[Any]]:
     ]
 
 
-def _without(row: Row[Any], name: str) -> dict[str, Any]:
+def _to_attempt(row: Row[Any]) -> AttemptFacts:
     told = row._asdict()
-    del told[name]
-    return told
+    del told["run_id"]
+    return AttemptFacts(**told)

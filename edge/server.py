@@ -38,6 +38,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin a connection: its first request is waited for like any other."""
         self._head_size = 0
+        self._head_seen = False  # a head's end was in the bytes at hand
         self._in_head = True
         self._in_message = False
         self._refused = False
@@ -57,16 +58,16 @@ class Protocol(HttpToolsProtocol):
         """Parse what came; what a refused client still sends is dropped."""
         if self._refused:
             return
-        head_before = self._in_head
+        self._head_seen = False
         super().data_received(data)
         if self._refused or self.transport.is_closing():
             return
-        if head_before and self._in_head:
+        if self._in_head and not self._head_seen:
             self._head_size += len(data)
             if self._head_size > _MAX_HEAD:
                 self.send_400_response("the request's head is too large")
                 return
-        self._wait_for_more(head_before)
+        self._wait_for_more()
 
     def on_message_begin(self) -> None:
         """Note that a request has begun."""
@@ -76,6 +77,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Start the request, unless its head is too large."""
         self._in_head = False
+        self._head_seen = True
         self._head_size = 0
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > _MAX_HEAD or len(self.headers) > _MAX_HEADERS:
@@ -115,13 +117,12 @@ class Protocol(HttpToolsProtocol):
             self.transport.write_eof()
         self._stall = self.loop.call_later(_LINGER, self.transport.close)
 
-    def _wait_for_more(self, head_before: bool) -> None:
+    def _wait_for_more(self) -> None:
         """Have a timer run while a request is incomplete; a head's is not started again."""
         if not self._in_message:
             self._stop_waiting()
         elif self._in_head:
-            if self._stall is None or not head_before:
-                self._stop_waiting()
+            if self._stall is None:
                 self._stall = self.loop.call_later(_HEAD_TIME, self.transport.close)
         else:
             self._stop_waiting()

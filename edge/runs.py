@@ -53,6 +53,7 @@ class RunOptions:
     keyed_grace: float = 60.0  # … with an Idempotency-Key
     first_frame_wait: float = 10.0  # how long the status waits for the first frame or error
     heartbeat: float = 15.0
+    slack: float = 5.0  # how long after its deadline the worker's own word about it is awaited
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from schemas.errors import DeadlineExceeded, InvalidRequest, JanError, Unavailab
 
 HEARTBEAT = b": \n\n"
 GO_ELSEWHERE = b"retry: 200\n: this server is stopping; the run goes on\n\n"
-SLACK = 5.0  # seconds after the deadline in which the worker's own word about it is awaited
 _JSON: Final = (b"content-type", b"application/json")
 _STREAM: Final = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -156,7 +155,7 @@ class Answering:
         await self.send({"type": "http.response.body", "body": data, "more_body": more})
 
     def _until(self) -> float:
-        return _now() + max(0.0, self.run.deadline - time.time()) + SLACK
+        return _now() + max(0.0, self.run.deadline - time.time()) + self.options.slack
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import asyncio
 import calendar
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -249,7 +249,7 @@ class Bus:
         *,
         start_time: str | None = None,
         timeout: float = 5.0,
-    ) -> AsyncIterator[Stored]:
+    ) -> AsyncGenerator[Stored, None]:
         """Read a subject's messages from a sequence (or an RFC 3339 time) on, until caught up."""
         while True:
             pending = 0

@@ -13,9 +13,10 @@ def test_health_needs_no_credential(server: LaunchedServer) -> None:
         assert http.get("/healthz").status_code == 200
         ready = http.get("/readyz")
     assert ready.status_code == 200
-    assert ready.json()["status"] == "ok"
-    named = set(ready.json()["dependencies"])
-    assert {"nats", "inference", "persistence"} <= named
+    assert ready.json()["status"] == "ready"
+    checks = ready.json()["checks"]
+    assert {"nats", "inference", "database", "objects"} <= set(checks)
+    assert {check["status"] for check in checks.values()} == {"ok"}
 
 
 @pytest.mark.requirement("health.metrics")

@@ -50,4 +50,4 @@ def test_chat_goes_on_without_postgres(start: Start) -> None:
             )
             assert degraded.status_code == 200
             assert chat() == before
-        eventually(lambda: http.get("/readyz").json()["status"] == "ok")
+        eventually(lambda: http.get("/readyz").json()["status"] == "ready")

@@ -1,6 +1,5 @@
 """The inference worker: jobs in, frames out."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -69,9 +68,9 @@ async def open_inference(
     )
     url = settings.nats_url.get_secret_value()
     cancels = Cancels()
-    async with open_deployments(providers, pools) as deployments, asyncio.TaskGroup() as tasks:
+    async with open_deployments(providers, pools) as deployments:
         place = Workplace(bus, objects, deployments, settings.name, settings.max_deliver, metrics)
-        runs = Runs(place, tasks, cancels)
+        runs = Runs(place, cancels)
         metrics.running.set_function(lambda: len(runs))
         metrics.slots.set(settings.slots)
         inference = Inference(settings, pools, runs)

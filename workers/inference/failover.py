@@ -12,7 +12,7 @@ from workers.inference.deployments import Deployment
 
 logger = structlog.get_logger()
 
-_FRUITLESS_LIMIT = 5  # tries in a row that add nothing to a stream
+_FRUITLESS_LIMIT = 4  # tries in a row that add nothing to a stream
 _BACK_OFF = 0.1  # seconds, doubled with each fruitless try
 
 

@@ -21,7 +21,8 @@ from workers.inference.delivery import Delivery, to_delivery
 logger = structlog.get_logger()
 
 _LONG = 20.0  # seconds that a request waits for jobs
-_BRIEF = 0.5  # … if fewer slots are free than there are queues, which then take turns
+_BRIEF = 0.5  # … if slots are few, so that no queue holds one for long
+_FEW = 8
 _IDLE_HEARTBEAT = 2.0
 _MISSED = 5.0  # seconds without a sign of the server's after which a request is dead
 _LOOK = 0.5
@@ -61,7 +62,6 @@ class Inbox:
     left: int = 0
     brought: bool = False
     heard: float = 0.0
-    brief: bool = False
 
 
 @dataclass(slots=True)
@@ -151,22 +151,34 @@ class Pull:
         free = self.slots - self.running - self.asked
         if free <= 0 or self._stopped or not self.bus.connected:
             return
-        unasked = [queue for queue in self.queues if not queue.asked]
+        now = asyncio.get_running_loop().time()
+        unasked = [queue for queue in self.queues if self._may_ask(queue, now)]
         if free < len(unasked):
             self._take_turns(unasked, free)
             return
         for queue in unasked:
-            if queue.background and self._has_room_for_background():
-                self._ask(queue, 1, brief=free < 2)
+            if queue.background:
+                self._ask(queue, 1)
         self._share_out([queue for queue in self.queues if not queue.background])
 
+    def _may_ask(self, queue: Queue, now: float) -> bool:
+        """Whether nothing is asked of the queue, and something should be."""
+        if queue.asked or now < queue.not_before:
+            return False
+        return not queue.background or self._has_room_for_background()
+
     def _take_turns(self, unasked: list[Queue], free: int) -> None:
-        """Too few slots to wait at every queue: wait at each for a moment."""
+        """Too few slots to wait at every queue: look at each for a moment.
+
+        Background queues have every eighth turn while interactive ones are busy.
+        """
         for _ in range(free):
             self._turn += 1
-            queue = unasked[self._turn % len(unasked)]
+            busy = [queue for queue in unasked if not queue.background and not queue.quiet]
+            choice = busy if busy and self._turn % 8 else unasked
+            queue = choice[self._turn % len(choice)]
             if not queue.asked:
-                self._ask(queue, 1, brief=True)
+                self._ask(queue, 1, turn=True)
 
     def _has_room_for_background(self) -> bool:
         """Background runs leave half of the slots to interactive ones."""
@@ -185,23 +197,23 @@ class Pull:
             if count > 0 and (not queue.asked or count >= worth):
                 self._ask(queue, count)
 
-    def _ask(self, queue: Queue, count: int, *, brief: bool = False) -> None:
+    def _ask(self, queue: Queue, count: int, *, turn: bool = False) -> None:
         """Send a request, if there is an inbox for it."""
-        loop = asyncio.get_running_loop()
+        now = asyncio.get_running_loop().time()
         inbox = next((inbox for inbox in self._inboxes if inbox.queue is None), None)
-        if inbox is None or loop.time() < queue.not_before:
+        if inbox is None or now < queue.not_before:
             return
+        brief = turn or self.slots < _FEW
         inbox.number += 1
         inbox.queue = queue
         inbox.left = count
         inbox.brought = False
-        inbox.brief = brief
-        inbox.heard = loop.time()
+        inbox.heard = now
         queue.asked += count
         self.asked += count
         self.bus.publish(
             f"$JS.API.CONSUMER.MSG.NEXT.{subjects.JOBS}.{queue.consumer}",
-            _request(count, no_wait=brief and queue.background, brief=brief),
+            _request(count, no_wait=turn and queue.background, brief=brief),
             reply=f"{inbox.subject}.{inbox.number}",
         )
 

@@ -23,11 +23,11 @@ _FORCE_AFTER = 1.5  # seconds that runs have to hand themselves back
 
 
 class Runs:
-    """All runs of this worker; their tasks belong to `tasks`."""
+    """All runs of this worker, and the owner of their tasks until `drain` returns."""
 
-    def __init__(self, place: Workplace, tasks: asyncio.TaskGroup, cancels: Cancels) -> None:
+    def __init__(self, place: Workplace, cancels: Cancels) -> None:
         self._place = place
-        self._tasks = tasks
+        self._burying: set[asyncio.Task[None]] = set()
         self._cancels = cancels
         self._runs: dict[str, Run] = {}
         self._carrying: dict[Run, asyncio.Task[None]] = {}
@@ -49,7 +49,9 @@ class Runs:
         try:
             job = decode_run_inference(delivery.data)
         except msgspec.DecodeError as error:
-            self._tasks.create_task(self._bury(delivery, str(error), on_done))
+            burying = asyncio.create_task(self._bury(delivery, str(error), on_done))
+            self._burying.add(burying)
+            burying.add_done_callback(self._burying.discard)
             return
         current = self._runs.get(job.run_id)
         if current is not None and not current.lost:
@@ -63,7 +65,7 @@ class Runs:
         if cancel is not None:
             run.stop(_to_error(cancel))
         before = self._carrying.get(current) if current is not None else None
-        self._carrying[run] = self._tasks.create_task(self._carry_out(run, before, on_done))
+        self._carrying[run] = asyncio.create_task(self._carry_out(run, before, on_done))
         self._idle.clear()
 
     def cancel(self, cancel: CancelRun) -> None:
@@ -80,14 +82,15 @@ class Runs:
 
     async def drain(self, timeout: float) -> None:
         """Let the runs end; after `timeout` seconds hand back those that have not."""
-        if await self._until_idle(timeout):
-            return
-        for run in self:
-            run.stop(HandedBack())
-        if await self._until_idle(_FORCE_AFTER):
-            return
-        for task in list(self._carrying.values()):
+        if not await self._until_idle(timeout):
+            for run in self:
+                run.stop(HandedBack())
+            await self._until_idle(_FORCE_AFTER)
+        left = [*self._carrying.values(), *self._burying]
+        for task in left:
             task.cancel()
+        if left:
+            await asyncio.wait(left)
 
     async def _carry_out(
         self, run: Run, before: asyncio.Task[None] | None, on_done: Callable[[], None]

@@ -270,7 +270,7 @@ class Story:
 
     def _on_data(self, frame: frames.Frame) -> list[Fact]:
         at = frame.at * 1e-6
-        facts = [] if self._last_frame_at else [self._first(at)]
+        facts = [] if self._last_frame_at or frame.flags & frames.RESULT else [self._first(at)]
         self._last_frame_at = at
         if self.span is None:
             self.span = Span(frame.first, at, at)
@@ -281,14 +281,21 @@ class Story:
 
     def _first(self, at: float) -> Fact:
         since = at - self.accepted.at if self.accepted else None
-        text = f"frame, {show_time(since)} after acceptance" if since is not None else "frame"
+        text = "#0" if since is None else f"#0 · {show_time(since)} after acceptance"
         return Fact(at, "first", text, {"seconds": round(since, 6) if since is not None else None})
 
 
 def _committed(frame: frames.Frame) -> Fact:
     commit = frames.decode_commit(frame.trailer)
-    text = f"{commit.status}: the text ends after #{frame.first + frame.events - 1}"
-    fields = {"status": commit.status, "http_status": frame.status or None}
+    by = f"by {commit.worker} on {commit.deployment or '?'}"
+    text = f"{by} · the last is #{frame.first + frame.events - 1}"
+    fields = {
+        "status": commit.status,
+        "worker": commit.worker,
+        "deployment": commit.deployment,
+        "attempt": commit.attempt,
+        "http_status": frame.status or None,
+    }
     return Fact(frame.at * 1e-6, "commit", text, fields)
 
 
@@ -383,7 +390,7 @@ def to_line(fact: Fact, began: float, before: float) -> str:
     """A fact as a line: time since the beginning, since the line before, what, and the rest."""
     since = show_time(fact.at - began)
     gap = f"+{show_time(fact.at - before)}" if fact.at > before else ""
-    return printable(f"{since:>11} {gap:>11}  {fact.what:<9} {fact.text}".rstrip())
+    return printable(f"{since:>11} {gap:>11}  {fact.what:<9}  {fact.text}".rstrip())
 
 
 def to_json(fact: Fact, run_id: str, began: float) -> str:

@@ -15,6 +15,7 @@ from prometheus_client import (
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
 _OTHER: Final = "other"
+_WRONG_METHOD: Final = 405
 
 
 class Metrics:
@@ -57,10 +58,10 @@ class Metrics:
     def request(self, route: str, method: str, status: int, first: float, whole: float) -> None:
         """Count a request that has ended; times in seconds."""
         # Children are kept here: looking one up by its labels costs more than observing.
-        key = (route, method, status // 100)
+        key = (route, method if status != _WRONG_METHOD else _OTHER, status // 100)
         observe = self._observe.get(key)
         if observe is None:
-            labels = (route, method, f"{status // 100}xx")
+            labels = (*key[:2], f"{status // 100}xx")
             observe = self._observe[key] = self._requests.labels(*labels).observe
         observe(whole)
         observe_first = self._observe_first.get(route)

@@ -26,6 +26,7 @@ _ERRORS: Final = {
     409: "The request contradicts an earlier one, e.g. an Idempotency-Key with another body",
     413: "The body is too large",
     429: "Too many requests, or a full queue: come back after `Retry-After`",
+    431: "The request's head is too large",
     499: "The run was cancelled",
     500: "The server failed",
     502: "The deployment failed",
@@ -150,13 +151,13 @@ def _generation(
     )
 
 
-def _resume(path: str, name: str, events: type[Struct]) -> Operation:
+def _resume(path: str, name: str, answers: type[Struct], events: type[Struct]) -> Operation:
     return Operation(
         path,
         "get",
         name,
-        "Go on reading a streamed run, during it or for an hour after, on any edge.",
-        events,
+        "Go on reading a run, during it or for an hour after, on any edge.",
+        answers,
         events=events,
         parameters=(_ID, _AFTER, _LAST_EVENT),
         errors=_GENERATION,
@@ -187,7 +188,12 @@ OPERATIONS: Final = (
         events=ChatCompletionChunk,
         parameters=(_STREAM, _IDEMPOTENCY),
     ),
-    _resume("/v1/chat/completions/{id}/stream", "resumeChatCompletion", ChatCompletionChunk),
+    _resume(
+        "/v1/chat/completions/{id}/stream",
+        "resumeChatCompletion",
+        ChatCompletion,
+        ChatCompletionChunk,
+    ),
     _cancel("/v1/chat/completions/{id}/cancel", "cancelChatCompletion"),
     _generation(
         "/v1/completions",
@@ -198,7 +204,7 @@ OPERATIONS: Final = (
         events=Completion,
         parameters=(_STREAM, _IDEMPOTENCY),
     ),
-    _resume("/v1/completions/{id}/stream", "resumeCompletion", Completion),
+    _resume("/v1/completions/{id}/stream", "resumeCompletion", Completion, Completion),
     _cancel("/v1/completions/{id}/cancel", "cancelCompletion"),
     _generation(
         "/v1/embeddings",
@@ -328,11 +334,11 @@ def _responses(operation: Operation) -> dict[str, Any]:
     if operation.events is not None:
         # In 3.1 a stream can only be described in words.
         content["text/event-stream"] = {
-            "schema": {"type": "string", "description": f"{operation.events.__name__} events"}
+            "schema": {"description": f"Events, each with a {operation.events.__name__} as data"}
         }
     good = {"description": operation.text, "headers": _headers(operation), "content": content}
     responses = {str(status): good for status in (operation.status, *operation.also)}
-    for status in operation.errors:
+    for status in (*operation.errors, 431):
         responses[str(status)] = {
             "description": _ERRORS[status],
             "headers": {"X-Request-Id": _header("The request's id, also in the envelope.")},

@@ -38,7 +38,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin a connection: its first request is waited for like any other."""
         self._head_size = 0
-        self._head_seen = False  # a head's end was in the bytes at hand
+        self._mixed = False  # the bytes at hand are not of one unfinished head only
         self._in_head = True
         self._in_message = False
         self._refused = False
@@ -58,11 +58,11 @@ class Protocol(HttpToolsProtocol):
         """Parse what came; what a refused client still sends is dropped."""
         if self._refused:
             return
-        self._head_seen = False
+        self._mixed = False
         super().data_received(data)
         if self._refused or self.transport.is_closing():
             return
-        if self._in_head and not self._head_seen:
+        if self._in_message and self._in_head and not self._mixed:
             self._head_size += len(data)
             if self._head_size > _MAX_HEAD:
                 self.send_400_response("the request's head is too large")
@@ -77,7 +77,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Start the request, unless its head is too large."""
         self._in_head = False
-        self._head_seen = True
+        self._mixed = True
         self._head_size = 0
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > _MAX_HEAD or len(self.headers) > _MAX_HEADERS:
@@ -89,6 +89,7 @@ class Protocol(HttpToolsProtocol):
         """Note that the request is complete; another may follow on the connection."""
         self._in_head = True
         self._in_message = False
+        self._mixed = True
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 (uvicorn's words)
@@ -99,6 +100,10 @@ class Protocol(HttpToolsProtocol):
         """
         self._refused = True
         self._stop_waiting()
+        if self.cycle is not None and not self.cycle.response_complete:
+            # An earlier request is being answered: nothing can be said in between.
+            self.transport.close()
+            return
         too_large = self._head_size > _MAX_HEAD
         error = InvalidRequest(
             "the request's head is too large" if too_large else "this is not HTTP as it should be",

@@ -6,6 +6,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from schemas.api.decoding import decoder
 from schemas.api.fields import (
+    ONE_KIND,
     Choices,
     JsonObject,
     LogitBias,
@@ -15,10 +16,13 @@ from schemas.api.fields import (
     Stop,
     StreamOptions,
     Temperature,
+    Token,
+    Tokens,
     Usage,
+    require_one_kind,
 )
 
-Prompt = str | Annotated[list[str | int | list[int]], Meta(min_length=1)]
+Prompt = str | Annotated[list[str | Token | Tokens], Meta(min_length=1, extra_json_schema=ONE_KIND)]
 
 
 class CompletionRequest(Struct):
@@ -65,4 +69,11 @@ class Completion(Struct):
     system_fingerprint: str | UnsetType | None = UNSET
 
 
-decode_request = decoder(CompletionRequest)
+def decode_request(body: bytes) -> CompletionRequest:
+    """Read the body of a request. Raises InvalidRequest."""
+    request = _decode(body)
+    require_one_kind(request.prompt, "prompt")
+    return request
+
+
+_decode = decoder(CompletionRequest)

@@ -5,12 +5,18 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from schemas.api.decoding import decoder
-from schemas.api.fields import ModelId, Usage
+from schemas.api.fields import ONE_KIND, ModelId, Token, Tokens, Usage, require_one_kind
 
 MAX_INPUTS = 2048  # OpenAI's limit
 
 Text = Annotated[str, Meta(min_length=1)]
-Input = Text | Annotated[list[Text | int | list[int]], Meta(min_length=1, max_length=MAX_INPUTS)]
+Input = (
+    Text
+    | Annotated[
+        list[Text | Token | Tokens],
+        Meta(min_length=1, max_length=MAX_INPUTS, extra_json_schema=ONE_KIND),
+    ]
+)
 
 
 class EmbeddingRequest(Struct):
@@ -40,4 +46,11 @@ class EmbeddingList(Struct):
     usage: Usage
 
 
-decode_request = decoder(EmbeddingRequest)
+def decode_request(body: bytes) -> EmbeddingRequest:
+    """Read the body of a request. Raises InvalidRequest."""
+    request = _decode(body)
+    require_one_kind(request.input, "input")
+    return request
+
+
+_decode = decoder(EmbeddingRequest)

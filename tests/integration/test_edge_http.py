@@ -374,6 +374,32 @@ async def test_header_bombs_are_refused_and_the_edge_goes_on(
     assert (await client.get("/healthz")).status_code == 200
 
 
+async def test_a_large_body_is_not_taken_for_a_head(client: httpx.AsyncClient) -> None:
+    """Its last bytes come alone, or with the next request's head."""
+    size = 90_000
+    post = b"POST /auth/guest HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % size
+    get = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    body = b"x" * size
+    for parts in ([post, body, get], [post + body[:9], body[9:] + get[:9], get[9:]]):
+        answer = await raw(client, *parts)
+        assert answer.startswith(b"HTTP/1.1 201 ")
+        assert answer.endswith(b'{"status":"ok"}')
+
+
+async def test_garbage_behind_a_request_ends_the_connection(
+    client: httpx.AsyncClient, bus: NatsServer
+) -> None:
+    key, _ = await store_key(bus)
+    await eventually(client, "/v1/models", 200, **{"x-api-key": key})
+    body = msgspec.json.encode(HELLO)
+    head = (
+        f"POST {CHAT} HTTP/1.1\r\nhost: x\r\nx-api-key: {key}\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
+    )
+    assert await raw(client, head.encode() + body, b"garbage\r\n\r\n") == b""
+    assert (await client.get("/healthz")).status_code == 200
+
+
 @pytest.mark.parametrize(
     "sent", [b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", b"GET\r\n\r\n", b"POST / HTTP/9.9\r\n\r\n"]
 )

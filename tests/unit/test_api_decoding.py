@@ -197,3 +197,10 @@ def test_an_input_for_embeddings_is_not_empty(value: object) -> None:
     with pytest.raises(InvalidRequest) as caught:
         embeddings.decode_request(json.dumps({"model": "m", "input": value}).encode())
     assert str(caught.value.param).startswith("input")
+
+
+@pytest.mark.parametrize("mixed", [["a", 1], [1, [2]], ["a", [1]]])
+def test_texts_and_tokens_are_not_mixed(mixed: list[object]) -> None:
+    with pytest.raises(InvalidRequest, match="mixes") as caught:
+        completions.decode_request(json.dumps({"model": "m", "prompt": mixed}).encode())
+    assert caught.value.param == "prompt"

@@ -211,17 +211,13 @@ class Runs:
         mine = self._new_entry(caller, idempotency.body_hash(order.body, order.stream))
         while True:
             entry, revision = await _told(self._keys.claim(name, mine))
-            if entry is mine:
+            run = None if entry is mine else await self._repeat(order, entry, name)
+            if run is None and entry is not mine:
+                if not await _told(self._keys.replace(name, mine, revision)):
+                    continue
+                entry = mine
+            if run is None:
                 run = self._begin(mine, order, self.options.keyed_grace, name)
-            else:
-                repeated = await self._repeat(order, entry, name)
-                if repeated is None:
-                    if not await _told(self._keys.replace(name, mine, revision)):
-                        continue
-                    run = self._begin(mine, order, self.options.keyed_grace, name)
-                    entry = mine
-                else:
-                    run = repeated
             if not run.reader.fold.seq:
                 # Whether the first attempt's job was stored is unknown here, or to nobody: its id
                 # makes another one harmless.
@@ -244,15 +240,20 @@ class Runs:
             raise
 
     async def _repeat(self, order: Order, entry: idempotency.Entry, name: str) -> Run | None:
-        """Read the run that a key stands for; None if it never began and is too late to begin."""
+        """Read the run that a key stands for; None if it has no result and won't have one.
+
+        It was cancelled, or it never began and is too late to begin.
+        """
         run = await self._join(entry.run_id, entry.deadline, stream=order.stream, name=name)
-        if run.reader.failure is None and (run.reader.fold.seq or time.time() < entry.deadline):
+        reader, cancelled = run.reader, _status_of(run.reader) == "cancelled"
+        begun = reader.fold.seq or time.time() < entry.deadline
+        if begun and reader.failure is None and not cancelled:
             return run
         await self._close(run)
-        reader = await self._stored_result(order, entry)
-        if reader is None:
+        stored = None if cancelled else await self._stored_result(order, entry)
+        if stored is None or _status_of(stored) == "cancelled":
             return None
-        return self._opened(Run(reader, time.time() + 1, order.stream, 0.0))
+        return self._opened(Run(stored, time.time() + 1, order.stream, 0.0))
 
     async def _stored_result(self, order: Order, entry: idempotency.Entry) -> Reader | None:
         """Ask for the result of a run whose frames are gone; None if it never began."""

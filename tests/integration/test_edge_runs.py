@@ -435,6 +435,20 @@ async def test_a_key_whose_run_was_given_up_is_free_again(
             assert response.headers["x-run-id"] != job.command.run_id
 
 
+async def test_a_key_whose_run_was_cancelled_starts_another(edge: Edge, worker: Bus) -> None:
+    key = {"Idempotency-Key": "k"}
+    asking = asyncio.create_task(edge.client.post(URL, json=STREAM, headers=key))
+    job = await take_job(worker)
+    await job.fence()
+    error = b'{"error":{"message":"stopped","type":"cancelled"}}'
+    await job.send(error, flags=frames.ERROR, status=499, end="cancelled")
+    assert (await asking).status_code == 499
+    again = asyncio.create_task(edge.client.post(URL, json=STREAM, headers=key))
+    await _play(await take_job(worker), "a")
+
+    assert (await again).content == _stream("a")
+
+
 async def test_a_key_survives_a_request_that_could_not_be_accepted(
     nats: NatsServer, worker: Bus, tmp_path: Path
 ) -> None:

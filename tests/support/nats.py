@@ -100,6 +100,7 @@ class NatsServer:
     def freeze(self) -> None:
         """Let it do nothing while its connections stay open."""
         os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)  # its threads stop a little later
 
     def thaw(self) -> None:
         """Let it go on."""

@@ -1,0 +1,234 @@
+"""The projection on a real PostgreSQL: any order, any number of times, whatever is in it."""
+
+import itertools
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+import pytest
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from schemas.errors import NotFound
+from schemas.events import Attempt, encode_event
+from schemas.queries import AskRun, RunFacts
+from tests.support.postgres import PostgresServer
+from tests.support.runs import Told, accepted, finished, new_run, started, whole_run
+from workers.persistence.database import DatabaseHealth, open_engine
+from workers.persistence.projections.runs import Fact
+from workers.persistence.projector import Projector, Unusable
+from workers.persistence.queries.runs import get_events, get_run
+from workers.persistence.tables import projection_positions, run_events, runs
+
+
+@pytest.fixture
+async def engine(postgres: PostgresServer) -> AsyncIterator[AsyncEngine]:
+    async with postgres.database() as url:
+        engine = open_engine(url, pool_size=2)
+        yield engine
+        await engine.dispose()
+
+
+async def project(engine: AsyncEngine, facts: Sequence[Fact]) -> list[Unusable]:
+    async def nothing() -> None: ...
+
+    return await Projector(engine, DatabaseHealth()).project(facts, nothing)
+
+
+def numbered(told: Sequence[Told], first: int = 1) -> list[Fact]:
+    return [
+        Fact(seq, message.subject, message.data, 1000.0)
+        for seq, message in enumerate(told, start=first)
+    ]
+
+
+async def read(engine: AsyncEngine, run_id: str) -> RunFacts:
+    async with engine.connect() as connection:
+        return await get_run(connection, AskRun(run_id=run_id))
+
+
+def story(run_id: str) -> list[Fact]:
+    """A run that was handed over."""
+    attempts = [
+        Attempt(1, "inference-1", 10, 1000.5, 0, 2),
+        Attempt(2, "inference-2", 14, 1001.5, 2, 3),
+    ]
+    return numbered(
+        [
+            accepted(run_id),
+            started(run_id),
+            started(run_id, attempt=2, epoch=14, at=1001.5, resumed_at=2),
+            finished(run_id, attempts=attempts),
+        ]
+    )
+
+
+async def test_a_run_becomes_a_row_with_everything_that_was_told(engine: AsyncEngine) -> None:
+    run_id = new_run()
+
+    assert await project(engine, story(run_id)) == []
+
+    found = await read(engine, run_id)
+    assert (found.status, found.principal, found.api_key_id) == ("completed", "user_a", "key_1")
+    assert (found.kind, found.model, found.deployment) == ("chat", "m", "local/m")
+    assert (found.edge, found.stream, found.request_id) == ("edge-1", True, "req_1")
+    assert (found.accepted_at, found.started_at) == (1000.0, 1000.5)
+    assert (found.first_frame_at, found.finished_at) == (1001.0, 1002.0)
+    assert (found.prompt_tokens, found.completion_tokens, found.total_tokens) == (3, 4, 7)
+    assert [(a.worker, a.first, a.count) for a in found.attempts] == [
+        ("inference-1", 0, 2),
+        ("inference-2", 2, 3),
+    ]
+
+
+async def test_the_order_of_deliveries_changes_nothing(engine: AsyncEngine) -> None:
+    seen = set()
+    for order in itertools.permutations(range(4)):
+        run_id = new_run()
+        facts = story(run_id)
+        for index in order:
+            await project(engine, [facts[index]])
+        found = msgspec.structs.replace(await read(engine, run_id), run_id="same")
+        seen.add(encode_event(found))
+    assert len(seen) == 1, "each order gives the same row"
+
+
+async def test_a_batch_gives_what_its_facts_give_one_by_one(engine: AsyncEngine) -> None:
+    seen = set()
+    for cut in range(4):
+        run_id = new_run()
+        facts = story(run_id)[::-1]
+        await project(engine, facts[:cut])
+        await project(engine, facts[cut:])
+        seen.add(encode_event(msgspec.structs.replace(await read(engine, run_id), run_id="same")))
+    assert len(seen) == 1
+
+
+async def test_deliveries_beyond_the_first_change_nothing(engine: AsyncEngine) -> None:
+    run_id = new_run()
+    await project(engine, story(run_id))
+    before = await read(engine, run_id)
+
+    for fact in story(run_id):
+        await project(engine, [fact, fact])
+
+    assert await read(engine, run_id) == before
+    async with engine.connect() as connection:
+        assert await connection.scalar(select(func.count()).select_from(run_events)) == 4
+        assert await connection.scalar(select(projection_positions.c.seq)) == 4
+
+
+async def test_a_run_is_told_as_far_as_it_has_come(engine: AsyncEngine) -> None:
+    run_id = new_run()
+    facts = story(run_id)
+    for fact, status in zip(facts, ("accepted", "running", "running", "completed"), strict=True):
+        await project(engine, [fact])
+        assert (await read(engine, run_id)).status == status
+
+
+async def test_the_index_knows_where_each_fact_lies(engine: AsyncEngine) -> None:
+    run_id = new_run()
+    await project(engine, story(run_id))
+    async with engine.connect() as connection:
+        found = await get_events(connection, AskRun(run_id=run_id))
+    assert [(event.seq, event.verb) for event in found.events] == [
+        (1, "accepted"),
+        (2, "started"),
+        (3, "started"),
+        (4, "finished"),
+    ]
+
+
+async def test_a_fact_of_a_newer_release_is_indexed(engine: AsyncEngine) -> None:
+    run_id = new_run()
+    newer = Fact(9, "events.run.paused.1", b'{"run_id":"%b","v":7}' % run_id.encode(), 1001.0)
+
+    assert await project(engine, [*story(run_id), newer]) == []
+
+    async with engine.connect() as connection:
+        found = await get_events(connection, AskRun(run_id=run_id))
+    assert (found.events[-1].verb, found.events[-1].at) == ("paused", 1001.0)
+
+
+async def test_nul_surrogates_and_long_names_are_stored(engine: AsyncEngine) -> None:
+    run_id = new_run()
+    odd = accepted(run_id, model="a\0b", principal="p\0", request_id="x" * 100_000)
+    error = b'{"error":{"message":"\\u0000 \\ud83d\\ude00","type":"t"}}'
+
+    assert await project(engine, numbered([odd, finished(run_id, error=error)])) == []
+
+    found = await read(engine, run_id)
+    assert found.model == "a\ufffdb"
+    assert found.error is not None
+    assert bytes(found.error) == error, "JSON is kept byte by byte"
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        b"null",
+        b"[]",
+        b'"many"',
+        b'{"prompt_tokens":"3","total_tokens":1.5}',
+        b'{"prompt_tokens":-1,"completion_tokens":99999999999999999999999,"total_tokens":true}',
+    ],
+)
+async def test_odd_usage_is_no_reason_to_stop(engine: AsyncEngine, usage: bytes) -> None:
+    run_id = new_run()
+    assert await project(engine, numbered([finished(run_id, usage=usage)])) == []
+    found = await read(engine, run_id)
+    counts = (found.prompt_tokens, found.completion_tokens, found.total_tokens)
+    assert counts == (None, None, None)
+
+
+async def test_what_cant_be_read_is_singled_out(engine: AsyncEngine) -> None:
+    good = new_run()
+    garbage = [
+        Told("events.run.finished.1", b"\xff\xfe"),
+        Told("events.run.finished.1", b"{}"),
+        Told("events.run.accepted.1", b'{"at":1,"command":[]}'),
+    ]
+
+    unusable = await project(engine, numbered([garbage[0], *whole_run(good), *garbage[1:]]))
+
+    assert [fact.seq for fact, _ in unusable] == [1, 5, 6]
+    assert (await read(engine, good)).status == "completed"
+
+
+async def test_what_the_database_refuses_is_singled_out(engine: AsyncEngine) -> None:
+    good = [new_run() for _ in range(5)]
+    told = [message for run_id in good for message in whole_run(run_id)]
+    told.insert(7, finished(new_run(), at=1e300))  # beyond every calendar
+    told.insert(3, Told("events.run.accepted.1", b"garbage"))
+
+    unusable = await project(engine, numbered(told))
+
+    assert sorted(fact.seq for fact, _ in unusable) == [4, 9]
+    assert {(await read(engine, run_id)).status for run_id in good} == {"completed"}
+
+
+async def test_a_query_sees_only_its_principals_runs(engine: AsyncEngine) -> None:
+    run_id = new_run()
+    await project(engine, numbered(whole_run(run_id, principal="user_a", request_id="req_9")))
+    async with engine.connect() as connection:
+        mine = await get_run(connection, AskRun(request_id="req_9", principal="user_a"))
+        assert mine.run_id == run_id
+        for ask in (
+            AskRun(run_id=run_id, principal="user_b"),
+            AskRun(request_id="req_9", principal="user_b"),
+            AskRun(run_id=run_id, principal=""),
+            AskRun(run_id="run_\0"),
+        ):
+            with pytest.raises(NotFound):
+                await get_run(connection, ask)
+            with pytest.raises(NotFound):
+                await get_events(connection, ask)
+
+
+async def test_runs_are_found_by_indexes(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        for condition in ("run_id = 'x'", "request_id = 'x'", "principal = 'x'"):
+            plan = await connection.exec_driver_sql(
+                f"EXPLAIN SELECT * FROM {runs.name} WHERE {condition}"
+            )
+            assert "Index" in "\n".join(row[0] for row in plan)

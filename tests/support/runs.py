@@ -1,0 +1,116 @@
+"""Facts about runs, as edges and workers tell them, for tests of what listens to the log."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from bus import Bus
+from schemas import ids, subjects
+from schemas.commands import Kind, RunInference, Target, encode
+from schemas.events import (
+    Attempt,
+    RunFinished,
+    RunStarted,
+    Status,
+    encode_event,
+    encode_run_accepted,
+)
+
+REQUEST = b'{"model":"m","messages":[{"role":"user","content":"NUL \\u0000, umlaut \\u00e4"}]}'
+USAGE = b'{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}'
+
+
+@dataclass(frozen=True)
+class Told:
+    """One message of the log, before it is stored."""
+
+    subject: str
+    data: bytes
+
+
+def accepted(
+    run_id: str,
+    *,
+    at: float = 1000.0,
+    principal: str = "user_a",
+    kind: Kind = "chat",
+    model: str = "m",
+    stream: bool = True,
+    request_id: str = "req_1",
+    request: bytes = REQUEST,
+) -> Told:
+    """An edge took the request."""
+    job = RunInference(
+        run_id=run_id,
+        kind=kind,
+        edge="edge-1",
+        principal=principal,
+        model=model,
+        targets=[Target("local/m", "remote")],
+        created=int(at),
+        deadline=at + 600,
+        request_id=request_id,
+        stream=stream,
+        request=msgspec.Raw(request),
+        api_key="key_1",
+    )
+    return Told(subjects.run_event("accepted", run_id), encode_run_accepted(encode(job), at))
+
+
+def started(
+    run_id: str, *, attempt: int = 1, epoch: int = 10, at: float = 1000.5, resumed_at: int = 0
+) -> Told:
+    """A worker took the run."""
+    event = RunStarted(run_id, attempt, f"inference-{attempt}", "local/m", epoch, resumed_at, at)
+    return Told(subjects.run_event("started", run_id), encode_event(event))
+
+
+def finished(
+    run_id: str,
+    *,
+    at: float = 1002.0,
+    status: Status = "completed",
+    attempts: Sequence[Attempt] = (Attempt(1, "inference-1", 10, 1000.5, 0, 5),),
+    usage: bytes | None = USAGE,
+    error: bytes | None = None,
+    result: bytes | None = b'{"id":"x"}',
+) -> Told:
+    """The run has ended."""
+    event = RunFinished(
+        run_id=run_id,
+        status=status,
+        at=at,
+        deployment="local/m",
+        attempts=list(attempts),
+        frames=5,
+        first_frame_at=1001.0,
+        finish_reason="stop",
+        usage=_raw(usage),
+        error=_raw(error),
+        result=_raw(result),
+    )
+    return Told(subjects.run_event("finished", run_id), encode_event(event))
+
+
+def whole_run(run_id: str, **about: str) -> list[Told]:
+    """All that is told of a run that goes well; `about` is the request's."""
+    return [accepted(run_id, **about), started(run_id), finished(run_id)]  # type: ignore[arg-type]
+
+
+async def store(edge: Bus, inference: Bus, told: Sequence[Told]) -> list[int]:
+    """Put facts into the log, each by who may tell it; returns their sequences."""
+    stored = []
+    for message in told:
+        bus = edge if ".accepted." in message.subject else inference
+        stored.append((await bus.store(message.subject, message.data, timeout=20.0)).seq)
+    return stored
+
+
+def new_run() -> str:
+    """A run's id."""
+    return ids.new_run_id()
+
+
+def _raw(data: bytes | None) -> msgspec.Raw | None:
+    return None if data is None else msgspec.Raw(data)

@@ -205,11 +205,11 @@ async def test_silence_makes_the_consumer_look_into_tokens() -> None:
 
 
 async def test_silent_readers_take_turns() -> None:
-    """A tick reads for 25 of them; one that stays silent has its next turn after all others."""
+    """A tick reads for 50 of them; one that stays silent has its next turn after all others."""
     log = FakeLog(History())
     here = Inbox(log, "edge-1")
     await here.start()
-    readers = [here.open(f"{RUN[:-2]}{n:02}") for n in range(60)]
+    readers = [here.open(f"{RUN[:-3]}{n:03}") for n in range(120)]
     waiting = [asyncio.create_task(reader.next(float("inf"))) for reader in readers]
     await asyncio.sleep(0)
     for _ in range(3):
@@ -217,10 +217,10 @@ async def test_silent_readers_take_turns() -> None:
             reader.quiet_since = LONG_AGO
         here._tick()
         async with asyncio.timeout(5):
-            for _ in range(25):
+            for _ in range(50):
                 await log.looked.acquire()
 
-    assert len(set(log.read)) == 60
+    assert len(set(log.read)) == 120
     for task in waiting:
         task.cancel()
     await here.close()

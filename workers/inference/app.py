@@ -79,7 +79,7 @@ async def open_inference(
             open_control(bus, cancels, runs.cancel),
             watch_abandonment(bus, runs),
         ):
-            pull = Pull(bus, queues_of(pools), settings.slots, runs.start)
+            pull = Pull(bus, queues_of(pools), settings.slots, runs.start, settings.ack_wait)
             try:
                 async with pull_jobs(pull):
                     yield inference

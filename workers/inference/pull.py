@@ -4,6 +4,10 @@ Slots are asked for in batches and long before they are used: an idle worker has
 its slots, and asks again when a quarter of them is free and not asked for, not once a job. Each
 request has an inbox of its own, so that what the server says of it (404 nothing there, 408 over,
 409 gone) is told from what it says of others.
+
+A request lasts for less than the server's patience with a silent worker: jobs that a frozen worker
+has lost are not given to its own old requests. After a gap as long as that patience, what still
+arrives is not believed, as the server has given it to others by then.
 """
 
 import asyncio
@@ -11,7 +15,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-import msgspec
 import structlog
 
 from bus import Bus, Message, Subscription
@@ -20,12 +23,11 @@ from workers.inference.delivery import Delivery, to_delivery
 
 logger = structlog.get_logger()
 
-_LONG = 20.0  # seconds that a request waits for jobs
-_BRIEF = 0.5  # … if slots are few, so that no queue holds one for long
+_PATIENCE_SHARE = 0.6  # of ack_wait, for which a request waits for jobs
+_BRIEF = 0.5  # seconds that one waits if slots are few, so that no queue holds one for long
 _FEW = 8
-_IDLE_HEARTBEAT = 2.0
-_MISSED = 5.0  # seconds without a sign of the server's after which a request is dead
-_LOOK = 0.5
+_OVERDUE = 2.0  # seconds after its end, in which the server has to say that it is over
+_LOOK = 0.4
 _AFTER_RECONNECT = 0.5  # heartbeats of running jobs go first
 _AFTER_REFUSAL = 0.5
 _SHARE = 4  # ask again when this part of the slots is free and not asked for
@@ -34,7 +36,7 @@ _CROWD_WAIT = 0.005
 _INBOXES = 4  # requests at the same time, for each queue
 
 _NANOSECONDS = 1_000_000_000
-_HEARTBEAT, _NOT_FOUND, _TIMEOUT = 100, 404, 408
+_NOT_FOUND, _TIMEOUT = 404, 408
 
 OnJob = Callable[[Delivery, Callable[[], None]], None]
 
@@ -61,7 +63,8 @@ class Inbox:
     queue: Queue | None = None
     left: int = 0
     brought: bool = False
-    heard: float = 0.0
+    ends: float = 0.0
+    trusted: bool = True
 
 
 @dataclass(slots=True)
@@ -75,12 +78,14 @@ class Pull:
     queues: Sequence[Queue]
     slots: int
     on_job: OnJob
+    ack_wait: float
     running: int = 0
     asked: int = 0
     _inboxes: list[Inbox] = field(default_factory=list)
     _stopped: bool = False
     _turn: int = 0
     _soon: asyncio.TimerHandle | None = None
+    _looked: float = 0.0
     _broken: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
@@ -100,22 +105,33 @@ class Pull:
     async def _until_broken(self) -> None:
         """Return once outstanding requests can't be relied on."""
         self._broken.clear()
+        self._looked = asyncio.get_running_loop().time()
         while not self._broken.is_set():
             try:
                 await asyncio.wait_for(self._broken.wait(), _LOOK)
             except TimeoutError:
-                self._look_for_silence()
+                self._look()
                 self._fill()
 
-    def _look_for_silence(self) -> None:
+    def _look(self) -> None:
+        """Find requests that are over, but nobody said so."""
         now = asyncio.get_running_loop().time()
+        self._distrust_after_a_gap(now)
+        self._looked = now
         if not self.bus.connected:
             return
         for inbox in self._inboxes:
-            if inbox.queue is not None and now - inbox.heard > _MISSED:
+            if inbox.queue is not None and now > inbox.ends + _OVERDUE:
                 logger.warning("a request for jobs is dead", consumer=inbox.queue.consumer)
                 self._broken.set()
-                return
+
+    def _distrust_after_a_gap(self, now: float) -> None:
+        """If this process stood still, what it finds in its socket is long given to others."""
+        if now - self._looked > self.ack_wait and not self._broken.is_set():
+            logger.warning("stood still", seconds=round(now - self._looked, 1))
+            self._broken.set()
+            for inbox in self._inboxes:
+                inbox.trusted = False
 
     async def _open_inboxes(self) -> None:
         """Use new ones: the server may still send to those of requests that we gave up."""
@@ -203,24 +219,27 @@ class Pull:
         inbox = next((inbox for inbox in self._inboxes if inbox.queue is None), None)
         if inbox is None or now < queue.not_before:
             return
-        brief = turn or self.slots < _FEW
         inbox.number += 1
         inbox.queue = queue
         inbox.left = count
         inbox.brought = False
-        inbox.heard = now
+        wait = _BRIEF if turn or self.slots < _FEW else self.ack_wait * _PATIENCE_SHARE
+        inbox.ends = now + wait
         queue.asked += count
         self.asked += count
         self.bus.publish(
             f"$JS.API.CONSUMER.MSG.NEXT.{subjects.JOBS}.{queue.consumer}",
-            _request(count, no_wait=turn and queue.background, brief=brief),
+            _request(count, 0.0 if turn and queue.background else wait),
             reply=f"{inbox.subject}.{inbox.number}",
         )
 
     def _on_message(self, inbox: Inbox, message: Message) -> None:
-        inbox.heard = asyncio.get_running_loop().time()
+        now = asyncio.get_running_loop().time()
+        self._distrust_after_a_gap(now)
+        if not inbox.trusted:
+            return
         if not message.reply:
-            self._on_status(inbox, message)
+            self._on_status(inbox, message, now)
             return
         queue = inbox.queue
         if queue is None:
@@ -253,14 +272,13 @@ class Pull:
 
         self.on_job(to_delivery(self.bus, message), on_done)
 
-    def _on_status(self, inbox: Inbox, message: Message) -> None:
+    def _on_status(self, inbox: Inbox, message: Message, now: float) -> None:
         queue = inbox.queue
         status = message.status
         of_this = message.subject.endswith(b".%d" % inbox.number)
-        if status == _HEARTBEAT or queue is None or not of_this:
+        if queue is None or not of_this:
             return
         queue.quiet = not inbox.brought
-        now = inbox.heard
         if status == _NOT_FOUND:
             queue.not_before = now + _BRIEF
         elif status != _TIMEOUT:
@@ -279,13 +297,10 @@ class Pull:
             inbox.left = 0
 
 
-def _request(count: int, *, no_wait: bool, brief: bool) -> bytes:
-    if no_wait:
-        return msgspec.json.encode({"batch": count, "no_wait": True})
-    request = {"batch": count, "expires": int((_BRIEF if brief else _LONG) * _NANOSECONDS)}
-    if not brief:
-        request["idle_heartbeat"] = int(_IDLE_HEARTBEAT * _NANOSECONDS)
-    return msgspec.json.encode(request)
+def _request(count: int, wait: float) -> bytes:
+    if not wait:
+        return b'{"batch":%d,"no_wait":true}' % count
+    return b'{"batch":%d,"expires":%d}' % (count, int(wait * _NANOSECONDS))
 
 
 def queues_of(pools: Sequence[str]) -> list[Queue]:

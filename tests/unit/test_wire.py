@@ -61,9 +61,7 @@ payloads = st.binary(max_size=200) | st.sampled_from([b"\r\n", b"MSG a 1 3\r\n",
 
 
 @given(st.lists(payloads, max_size=6), st.lists(st.integers(0, 5000), max_size=12))
-def test_messages_arrive_whole_however_they_are_cut(
-    bodies: list[bytes], places: list[int]
-) -> None:
+def test_messages_arrive_whole_however_they_are_cut(bodies: list[bytes], places: list[int]) -> None:
     wire = b"PING\r\n"
     for body in bodies:
         wire += b"MSG a.b 1 %d\r\n%b\r\n" % (len(body), body)

@@ -102,10 +102,18 @@ def test_a_body_without_a_length_is_limited_too(server: LaunchedServer, api_key:
 
 
 @pytest.mark.requirement("input.many_messages")
-def test_ten_thousand_messages_are_served(http: httpx.Client) -> None:
+def test_ten_thousand_messages_are_refused_by_name(http: httpx.Client) -> None:
+    messages = [{"role": "user", "content": f"line {index}"} for index in range(10_000)]
+    response = http.post(CHAT, json={"model": SIMULATED, "messages": messages})
+    assert response.status_code == 400
+    assert error_of(response)["param"] == "messages"
+
+
+@pytest.mark.requirement("input.many_messages")
+def test_a_long_history_is_served(http: httpx.Client) -> None:
     messages = [
         {"role": "user" if index % 2 == 0 else "assistant", "content": f"line {index} " * 20}
-        for index in range(10_001)
+        for index in range(4001)
     ]
     response = http.post(CHAT, json={"model": SIMULATED, "messages": messages, "max_tokens": 4})
     assert response.status_code == 200

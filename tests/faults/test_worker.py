@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections.abc import Callable
 
 import pytest
 
@@ -11,7 +12,7 @@ from tests.support.sse import Received, Streams
 
 @pytest.mark.requirement("faults.worker.killed")
 async def test_every_stream_outlives_its_worker(
-    start: Start, record_property: pytest.RecordProperty
+    start: Start, record_property: Callable[[str, object], None]
 ) -> None:
     with start("--inference", "2") as case:
         texts = await case.undisturbed()

@@ -4,7 +4,7 @@ import asyncio
 import calendar
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -71,7 +71,8 @@ class Subscription:
     async def unsubscribe(self) -> None:
         """Stop receiving. Idempotent."""
         if self._bus.reader.handlers.pop(self._sid, None) and not self._bus.nc.is_closed:
-            await self._inner.unsubscribe()
+            with suppress(OSError):  # a server that is gone knows of no subscriptions
+                await self._inner.unsubscribe()
 
 
 class Bus:

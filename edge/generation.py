@@ -57,13 +57,15 @@ class Start:
 class Resume:
     """GET …/{id}/stream: go on reading a run after the last frame that the client has got."""
 
+    kind: Kind
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         started = time.perf_counter()
         skip = _first_wanted(scope)
         runs = state_of(scope)["runs"]
         caller = _caller(scope)
-        run = await runs.resume(_run_id(scope), caller.principal, skip=skip)
+        run = await runs.resume(_run_id(scope, self.kind), caller.principal, skip=skip)
         answering = Answering(run, runs.options, receive, send, caller.request_id, started)
         await _answer(runs, answering)
 
@@ -77,7 +79,7 @@ class Cancel:
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Serve one request."""
         runs = state_of(scope)["runs"]
-        run_id = _run_id(scope)
+        run_id = _run_id(scope, self.kind)
         status = await runs.cancel(run_id, _caller(scope).principal)
         told = {
             "id": ids.public_id(run_id, self.kind),
@@ -154,8 +156,8 @@ def _query(scope: Scope, name: str) -> str | None:
     return values[-1] if values else None
 
 
-def _run_id(scope: Scope) -> str:
-    run_id = ids.run_id_of(scope["path_params"]["id"])
+def _run_id(scope: Scope, kind: Kind) -> str:
+    run_id = ids.run_id_of(scope["path_params"]["id"], kind)
     if run_id is None:
         raise NotFound("there is no such run, or its frames are no longer kept")
     return run_id

@@ -39,9 +39,10 @@ def public_id(run_id: str, kind: str) -> str:
     return _PUBLIC_PREFIXES[kind] + run_id.removeprefix(_RUN)
 
 
-def run_id_of(any_id: str) -> str | None:
-    """Find the run that a public id, or a run id itself, belongs to; None if it is no such id."""
-    for prefix in (_RUN, *_PUBLIC_PREFIXES.values()):
+def run_id_of(any_id: str, kind: str | None = None) -> str | None:
+    """Find the run that a public id (of that kind, if one is given) or a run id belongs to."""
+    public = _PUBLIC_PREFIXES.values() if kind is None else (_PUBLIC_PREFIXES[kind],)
+    for prefix in (_RUN, *public):
         unique = any_id.removeprefix(prefix)
         if unique != any_id:
             return _RUN + unique if is_unique_part(unique) else None

@@ -22,6 +22,6 @@ def to_order(body: bytes, stream: bool) -> Order:
 
 ROUTES: list[BaseRoute] = [
     Route("/v1/completions", Start(to_order), methods=["POST"]),
-    Route("/v1/completions/{id}/stream", Resume(), methods=["GET"]),
+    Route("/v1/completions/{id}/stream", Resume("completion"), methods=["GET"]),
     Route("/v1/completions/{id}/cancel", Cancel("completion"), methods=["POST"]),
 ]

@@ -31,7 +31,9 @@ def test_public_ids_lead_back_to_the_run() -> None:
 
     for kind in ("chat", "completion", "embedding"):
         assert ids.run_id_of(ids.public_id(run_id, kind)) == run_id
+        assert ids.run_id_of(ids.public_id(run_id, kind), kind) == run_id
     assert ids.run_id_of(run_id) == run_id
+    assert ids.run_id_of(ids.public_id(run_id, "chat"), "completion") is None
     assert ids.run_id_of("chatcmpl-../../x") is None
 
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from schemas.providers import SimulatedOptions, SimulatedProvider
 from tests.engines.conftest import MODELS
 from tests.engines.jobs import Collector, chat, make_job
-from workers.inference.engines.answers import answer_chat
-from workers.inference.engines.chunks import to_steps
 from workers.inference.engines.simulated import SimulatedEngine
+from workers.inference.engines.simulation.answers import answer_chat
+from workers.inference.engines.simulation.chunks import to_steps
 
 
 class _Printer(Collector):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.inference.engines.instances import UnfillableError, fill
+from workers.inference.engines.simulation.instances import UnfillableError, fill
 
 SCHEMAS: dict[str, Any] = {
     "anything": True,

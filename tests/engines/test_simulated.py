@@ -14,9 +14,9 @@ from schemas.providers import SimulatedOptions, SimulatedProvider
 from tests.engines.conftest import MODELS
 from tests.engines.jobs import Collector, chat, make_job
 from workers.inference.engines import Engine
-from workers.inference.engines.cues import Cues, read_cues
-from workers.inference.engines.sentences import tokenise
 from workers.inference.engines.simulated import SimulatedEngine
+from workers.inference.engines.simulation.cues import Cues, read_cues
+from workers.inference.engines.simulation.sentences import tokenise
 
 TOOL = {
     "type": "function",

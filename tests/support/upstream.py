@@ -32,19 +32,19 @@ import msgspec
 
 from schemas.errors import JanError
 from workers.inference.engines import Generation
-from workers.inference.engines.answers import Answer as Text
-from workers.inference.engines.answers import answer_chat, answer_completion
-from workers.inference.engines.chunks import to_body, to_steps
-from workers.inference.engines.vectors import embed
+from workers.inference.engines.simulation.answers import Answer as Text
+from workers.inference.engines.simulation.answers import answer_chat, answer_completion
+from workers.inference.engines.simulation.chunks import to_body, to_steps
+from workers.inference.engines.simulation.vectors import embed
 
 _encode = msgspec.json.encode
 
 
-class Answer(msgspec.Struct, frozen=True, tag="answer"):
+class Answer(msgspec.Struct, frozen=True, tag_field="kind", tag="answer"):
     """Answer properly, as the simulated model does."""
 
 
-class Fail(msgspec.Struct, frozen=True, tag="fail"):
+class Fail(msgspec.Struct, frozen=True, tag_field="kind", tag="fail"):
     """Answer with a status; without a body, with OpenAI's envelope."""
 
     status: int = 500
@@ -52,23 +52,23 @@ class Fail(msgspec.Struct, frozen=True, tag="fail"):
     headers: dict[str, str] = {}
 
 
-class Silent(msgspec.Struct, frozen=True, tag="silent"):
+class Silent(msgspec.Struct, frozen=True, tag_field="kind", tag="silent"):
     """Take the request and never answer."""
 
 
-class Stall(msgspec.Struct, frozen=True, tag="stall"):
+class Stall(msgspec.Struct, frozen=True, tag_field="kind", tag="stall"):
     """Go silent after the head and so many steps of the stream."""
 
     after: int = 0
 
 
-class Cut(msgspec.Struct, frozen=True, tag="cut"):
+class Cut(msgspec.Struct, frozen=True, tag_field="kind", tag="cut"):
     """Cut the connection after the head and so many steps of the stream."""
 
     after: int = 0
 
 
-class Body(msgspec.Struct, frozen=True, tag="body"):
+class Body(msgspec.Struct, frozen=True, tag_field="kind", tag="body"):
     """Answer 200 with these pieces of a body, then end as told."""
 
     pieces: list[bytes]
@@ -77,7 +77,7 @@ class Body(msgspec.Struct, frozen=True, tag="body"):
     status: int = 200
 
 
-class Wire(msgspec.Struct, frozen=True, tag="wire"):
+class Wire(msgspec.Struct, frozen=True, tag_field="kind", tag="wire"):
     """Send exactly these bytes as the response, then close."""
 
     data: bytes
@@ -250,8 +250,11 @@ class _Connection(asyncio.Protocol):
                 )
                 self._send_json(200, {"calls": calls, "open": busy})
             case "/control/script":
-                self._upstream.script(*msgspec.convert(call.body, list[Part]))
-                self._send_json(200, {})
+                try:
+                    self._upstream.script(*msgspec.convert(call.body, list[Part]))
+                    self._send_json(200, {})
+                except msgspec.ValidationError as error:
+                    self._send_json(400, {"error": str(error)})
             case "/control/reset":
                 self._upstream.reset()
                 self._send_json(200, {})

@@ -13,12 +13,12 @@ import msgspec
 
 from schemas.errors import UpstreamError, UpstreamTimeout
 from schemas.providers import Provider, SimulatedProvider
-from workers.inference.engines.answers import Answer, answer_chat, answer_completion
-from workers.inference.engines.chunks import Chunks, to_body, to_steps
 from workers.inference.engines.contract import BACKLOG_LIMIT, Generation, Outcome, Sink
-from workers.inference.engines.cues import Cues, read_cues
 from workers.inference.engines.faults import Redactor, to_error
-from workers.inference.engines.vectors import embed, last_text
+from workers.inference.engines.simulation.answers import Answer, answer_chat, answer_completion
+from workers.inference.engines.simulation.chunks import Chunks, to_body, to_steps
+from workers.inference.engines.simulation.cues import Cues, read_cues
+from workers.inference.engines.simulation.vectors import embed, last_text
 
 _BATCH = 16  # steps sent in one turn of the loop when there is no pace
 _LARGE = 64 * 1024  # bytes of a request that is read off the loop

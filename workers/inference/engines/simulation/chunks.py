@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from workers.inference.engines.answers import Answer, Call, Choice, token_logprobs
 from workers.inference.engines.contract import Generation
+from workers.inference.engines.simulation.answers import Answer, Call, Choice, token_logprobs
 
 Chunks = list[bytes]
 

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from schemas.errors import UpstreamRejected
-from workers.inference.engines.answers import Fields, to_rejection
-from workers.inference.engines.sentences import tokenise
+from workers.inference.engines.simulation.answers import Fields, to_rejection
+from workers.inference.engines.simulation.sentences import tokenise
 
 _DIMENSIONS = 384
 _DIMENSIONS_LIMIT = 16_384

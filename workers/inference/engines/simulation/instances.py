@@ -6,7 +6,7 @@ import string
 from random import Random
 from typing import Any
 
-from workers.inference.engines.sentences import word
+from workers.inference.engines.simulation.sentences import word
 
 _DEPTH_TO_SAVE = 4  # below it only what is required, so that recursive schemas end
 _DEPTH_LIMIT = 40

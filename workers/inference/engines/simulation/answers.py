@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 
 from schemas.errors import UpstreamRejected
-from workers.inference.engines.cues import Cues, read_cues
-from workers.inference.engines.instances import UnfillableError, fill
-from workers.inference.engines.sentences import compose, count_tokens, tokenise, word
+from workers.inference.engines.simulation.cues import Cues, read_cues
+from workers.inference.engines.simulation.instances import UnfillableError, fill
+from workers.inference.engines.simulation.sentences import compose, count_tokens, tokenise, word
 
 _MESSAGE_TOKENS = 4  # what a message costs beside its text, as with OpenAI's models
 _QUOTE_LIMIT = 2000

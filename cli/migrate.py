@@ -72,6 +72,12 @@ async def _migrate_database(state: State) -> list[str]:
     if not (state.record.urls.database or os.environ.get("JAN_DATABASE_URL")):
         return []
     # Only here: an image that migrates the bus alone needs no database library.
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+
+    from workers.persistence.database import describe  # noqa: PLC0415
     from workers.persistence.migrate import upgrade  # noqa: PLC0415
 
-    return await upgrade(state.database_url)
+    try:
+        return await upgrade(state.database_url)
+    except (SQLAlchemyError, ValueError) as error:
+        raise Exit(f"the database can't be brought up to date: {describe(error)}") from None

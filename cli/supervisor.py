@@ -253,8 +253,8 @@ class Supervisor:
         self.data.write(self.record)
 
     async def run_once(self, name: str, command: Callable[[int], Command]) -> None:
-        """Run something to its end. Raises Exit with what it said last if it fails."""
-        child = await Child.start(command, lambda line: self._logs.take(name, line))
+        """Run something to its end, quietly. Raises Exit with what it said last if it fails."""
+        child = await Child.start(command, lambda line: self._logs.take(name, line, "warning"))
         try:
             code = await child.wait()
         finally:

@@ -34,6 +34,7 @@ HELP = "start the server: NATS, PostgreSQL, the edge and all workers"
 DEFAULT_PORT = 8080
 WORKERS = ("inference", "persistence")
 MOST = 256  # of one kind
+SAME_SIGNAL_SECONDS = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -142,7 +143,10 @@ async def _stop_signals() -> AsyncIterator["asyncio.Queue[signal.Signals]"]:
     """Collect SIGINT, SIGTERM and SIGHUP."""
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[signal.Signals] = asyncio.Queue()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    wanted = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # under nohup it is nothing
+        wanted.append(signal.SIGHUP)
+    for number in wanted:
         loop.add_signal_handler(number, queue.put_nowait, number)
     yield queue
 
@@ -180,13 +184,16 @@ class Server:
             starting.cancel()
             await asyncio.wait((starting,))
         self._logs.say("stopping", signal=signalled.result().name)
-        # Who presses Ctrl-C twice can't wait.
-        impatient = asyncio.ensure_future(stop.get())
-        impatient.add_done_callback(
-            lambda done: None if done.cancelled() else self._supervisor.kill()
-        )
+        impatient = asyncio.ensure_future(self._kill_if_asked_again(stop))
         await self._supervisor.stop()
         impatient.cancel()
+
+    async def _kill_if_asked_again(self, stop: "asyncio.Queue[signal.Signals]") -> None:
+        """Who presses Ctrl-C twice can't wait; but one signal may come by two ways at once."""
+        begun = time.monotonic()
+        while time.monotonic() - begun < SAME_SIGNAL_SECONDS:
+            await stop.get()
+        self._supervisor.kill()
 
     async def _serve(self, signalled: "asyncio.Future[signal.Signals]") -> None:
         if not self._plan.reload:

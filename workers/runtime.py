@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import msgspec
+import nats
 import structlog
 from faststream import BaseMiddleware, FastStream
 from faststream.message import StreamMessage
 from faststream.nats import NatsBroker
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
 from pydantic import Field, SecretStr
@@ -20,11 +22,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bus import Bucket, Bus, attach, connect_options
 from schemas import subjects
-from schemas.errors import BusError, JanError
+from schemas.errors import BusError, BusUnavailable, JanError
 
 logger = structlog.get_logger()
 
 _PRESENCE_EVERY = 2.0  # seconds; readers take 6 s without a word for absence
+_CONNECT_TIMEOUT = 10.0
 _RETRY_DELAYS = (0.5, 2.0, 10.0, 30.0)  # seconds before the next delivery of a failed message
 
 OnReady = Callable[[int], None]
@@ -104,8 +107,7 @@ async def serve(
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         nonlocal port
-        await broker.connect()
-        bus = await attach(broker.connection)
+        bus = await attach(await _connect(broker))
         try:
             registry = create_registry()
             port = await stack.enter_async_context(open_monitor(settings, registry, bus))
@@ -124,7 +126,19 @@ async def serve(
         # The work ends while there still is a connection to say so.
         on_shutdown=[stack.aclose],
     )
-    await app.run()
+    try:
+        await app.run()
+    except nats.errors.Error as error:  # FastStream's goodbye to a server that is not there
+        logger.warning("left without a goodbye", error=str(error))
+
+
+async def _connect(broker: NatsBroker) -> Client:
+    """Connect within ten seconds: nats-py would try for ever, deaf to signals."""
+    try:
+        await asyncio.wait_for(broker.connect(), _CONNECT_TIMEOUT)
+    except (OSError, TimeoutError, nats.errors.Error) as error:
+        raise BusUnavailable(f"NATS can't be reached: {error or type(error).__name__}") from error
+    return broker.connection
 
 
 class Presence:

@@ -139,7 +139,7 @@ def wanted() -> list[bytes]:
     return [frames.sse(index, chunk) for index, chunk in enumerate([*TEXT, DONE])]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     fates=st.lists(FATES, max_size=4),
     seed=st.integers(0, 2**32),

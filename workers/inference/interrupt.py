@@ -12,7 +12,7 @@ class HandedBack(Exception):
     """This worker stops: another one shall go on with the run."""
 
 
-_ORDER: tuple[type[Exception], ...] = (Lost, HandedBack, Refused, JanError)
+_ORDER: tuple[type[Exception], ...] = (Lost, HandedBack, Refused, JanError, Exception)
 
 
 class Interrupt:

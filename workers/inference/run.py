@@ -78,6 +78,7 @@ class Run:
         self._owner = os.urandom(8).hex()
         self._interrupt = Interrupt()
         self._writer: Writer | None = None
+        self._made: tuple[Ending, list[bytes]] | None = None
         self._given_up = False
         self._deployment = job.targets[0].deployment if job.targets else ""
 
@@ -124,7 +125,11 @@ class Run:
             return
         finally:
             timer.cancel()
-        await self._finish(writer)
+        try:
+            await self._finish(writer)
+        except Refused:
+            # The commit had no fence, and its END found another's or no answer.
+            await self._finish(await self._take_over())
 
     async def _write(self) -> Writer:
         """Write the run up to its commit, as the first to do so or after others."""
@@ -181,14 +186,12 @@ class Run:
 
     async def _generate_and_commit(self, writer: Writer) -> None:
         """Generate, and commit what came of it: the text's end, or the error that ended it."""
-        try:
-            with self._interrupt.scope():
-                ending = await self._generate(writer)
-        except HandedBack:
-            await _store_the_rest(writer)
-            raise
-        except JanError as error:
-            ending = self._to_ending(error)
+        if self._made is None or writer.history.total:
+            self._made = await self._make(writer), writer.history.chunks
+        else:
+            # Refused with all of it made, and nobody has written since: it is not made again.
+            writer.send(self._made[1])
+        ending = self._made[0]
         if len(ending.body) > 1 and not writer.epoch:
             writer.fence(self._fence(), self._tell_started)
         outcome = ending.outcome or Outcome()
@@ -207,6 +210,17 @@ class Run:
             flags=ending.flags,
             status=ending.http_status,
         )
+
+    async def _make(self, writer: Writer) -> Ending:
+        """Generate; an error that readers shall know of is an ending too."""
+        try:
+            with self._interrupt.scope():
+                return await self._generate(writer)
+        except HandedBack:
+            await _store_the_rest(writer)
+            raise
+        except JanError as error:
+            return self._to_ending(error)
 
     async def _generate(self, writer: Writer) -> Ending:
         if self._attempt >= self._place.max_deliver:

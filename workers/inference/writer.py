@@ -82,6 +82,11 @@ class _Message:
             trailer=self.trailer,
         )
 
+    @property
+    def commits(self) -> bool:
+        """Whether it ends the run's text."""
+        return bool(self.flags & frames.COMMIT)
+
     def is_in(self, frame: frames.Frame, epoch: int) -> bool:
         """Whether a stored message is this one: nobody else writes under our epoch."""
         return (frame.kind, frame.epoch, frame.first) == (self.kind, epoch, self.first)
@@ -142,8 +147,8 @@ class Writer:
             self.epoch = self._seq = ack.seq
             self.history.add_fence(ack.seq, fence, at)
             self._message = None
-            on_open(ack.seq)
             self._flush()
+            on_open(ack.seq)
 
         trailer = frames.encode_trailer(fence)
         self._message = _Message(frames.FENCE, 0, 0, at, b"", trailer=trailer)
@@ -288,6 +293,14 @@ class Writer:
             self._stop(Refused())
         else:
             self._recovery = asyncio.get_running_loop().create_task(self._recover(ack))
+            self._recovery.add_done_callback(self._on_recovered)
+
+    def _on_recovered(self, recovery: asyncio.Task[None]) -> None:
+        """What the recovery failed with ends the writing: nobody else waits for it."""
+        if not recovery.cancelled():
+            error = recovery.exception()
+            if isinstance(error, Exception):
+                self._stop(error)
 
     def _landed(self) -> None:
         """The message is stored: go on with what came meanwhile."""
@@ -299,7 +312,10 @@ class Writer:
         self._flush()
 
     async def _recover(self, error: BusError) -> None:
-        """Find out what became of the message, and go on after it or send it again."""
+        """Find out what became of the message, and go on after it or send it again.
+
+        Raises Lost if that is another worker's business now.
+        """
         refused = isinstance(error, WrongLastSequence)
         for look in itertools.count():
             if look or not refused:
@@ -309,17 +325,13 @@ class Writer:
             except BusError as failure:
                 logger.debug("looking again", subject=self._subject, error=str(failure))
                 continue
-            except Lost as lost:
-                self._recovery = None  # not to be cancelled from within
-                self._stop(lost)
-                return
             if seen or not refused or look > _MISSING_LOOKS:
                 break
         self._recovery = None
         if landed:
             self._landed()
         elif refused and not seen:
-            self._stop(Lost("the run's earlier frames are gone from the stream"))
+            raise Lost("the run's earlier frames are gone from the stream")
         else:
             assert self._message is not None
             self._post(self._message)
@@ -338,7 +350,7 @@ class Writer:
         for stored in found:
             frame = frames.decode(stored.data)
             if frame.kind == frames.FENCE:
-                self._adopt(stored.seq, frame)
+                self._adopt(stored.seq, frame, committed=landed and message.commits)
             elif not landed and message.is_in(frame, self.epoch):
                 landed = True
             else:
@@ -346,13 +358,14 @@ class Writer:
             self._seq = stored.seq
         return bool(found), landed
 
-    def _adopt(self, seq: int, frame: frames.Frame) -> None:
+    def _adopt(self, seq: int, frame: frames.Frame, *, committed: bool) -> None:
         """Go on under a fence of our own that was stored late. Raises Lost if it is another's."""
         fence = frames.decode_fence(frame.trailer)
         if fence.owner != self._owner:
             raise Lost("another worker has taken the run")
         self.epoch = seq
-        self.history.add_fence(seq, fence, frame.at)
+        if not committed:  # a history ends with its commit
+            self.history.add_fence(seq, fence, frame.at)
 
     def _stop(self, reason: Exception) -> None:
         self.close(reason)

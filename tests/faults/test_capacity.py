@@ -12,11 +12,14 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
+from bus import Bus, open_bus
 from cli.launch import LaunchedServer, environment
 from cli.process import raise_file_limit
+from schemas import subjects
 from tests.faults.conftest import CHAT, Case, Start
 
 IDLE = 2000
+BATCH = 256
 QUEUE = 4096  # max_msgs_per_subject in nats/streams/JOBS.json
 MORE = 50
 MODEL = "quick"
@@ -67,6 +70,13 @@ async def ask(case: Case, text: str = "Hello.") -> tuple[int, bytes]:
         return await head(reader)
 
 
+async def queued(bus: Bus, count: int) -> None:
+    """Wait until so many jobs are in the queue."""
+    async with asyncio.timeout(30):
+        while (await bus.js.stream_info(subjects.JOBS)).state.messages != count:
+            pass
+
+
 @contextmanager
 def worker_joins(server: LaunchedServer) -> Iterator[None]:
     """One more inference worker, started by hand."""
@@ -74,6 +84,7 @@ def worker_joins(server: LaunchedServer) -> Iterator[None]:
         worker = subprocess.Popen(
             [sys.executable, "-m", "cli", "worker", "inference", "--data", str(server.data)],
             env=environment({}),
+            stdout=log,
             stderr=log,
         )
     try:
@@ -115,16 +126,16 @@ async def test_two_thousand_idle_streams_stay_open(start: Start) -> None:
 async def test_a_full_queue_refuses_and_loses_nothing(start: Start) -> None:
     raise_file_limit()
     with start("--inference", "0", providers=PROVIDERS) as case:
-        asking = [asyncio.create_task(ask(case)) for _ in range(QUEUE + MORE)]
-        refused: list[tuple[int, bytes]] = []
-        for answer in asyncio.as_completed(asking):
-            refused.append(await answer)
-            if len(refused) == MORE:
-                break
+        async with open_bus(case.server.state.nats_url("cli"), name="test") as bus:
+            waiting: list[asyncio.Task[tuple[int, bytes]]] = []
+            while len(waiting) < QUEUE:  # in batches: this is no test of how many come at once
+                waiting += [asyncio.create_task(ask(case)) for _ in range(BATCH)]
+                await queued(bus, len(waiting))
+            refused = await asyncio.gather(*(ask(case) for _ in range(MORE)))
+            await queued(bus, QUEUE)
         assert {status for status, _ in refused} <= {429, 503}
         assert all(b"\r\nretry-after:" in told for _, told in refused)
+        assert not any(one.done() for one in waiting)
         with worker_joins(case.server):
-            answers = await asyncio.gather(*asking)
-    statuses = Counter(status for status, _ in answers)
-    assert statuses[200] == QUEUE
-    assert sum(statuses.values()) - statuses[200] == MORE
+            answers = await asyncio.gather(*waiting)
+    assert Counter(status for status, _ in answers) == {200: QUEUE}

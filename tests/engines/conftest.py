@@ -1,8 +1,10 @@
 """The engines that every contract test runs on."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import pytest
+import uvloop
 
 from schemas.providers import (
     OpenAIOptions,
@@ -15,6 +17,15 @@ from tests.support.upstream import Upstream, open_upstream
 from workers.inference.engines import ENGINES, Engine
 
 MODELS = [ProviderModel(id="our/model", served_name="their-model")]
+
+
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run on the loop that workers run on; what touches transports, on both."""
+    if item.path.name == "test_http.py":
+        return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture

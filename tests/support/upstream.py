@@ -19,13 +19,14 @@ Or as a process, steered over HTTP; it prints `{"port": N}` when it is ready:
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import httptools
 import msgspec
@@ -158,7 +159,9 @@ class Upstream:
         """Close the kept connections, as servers do after a while."""
         for connection in [one for one in self.connections if one.task is None]:
             # In the kernel at once: the other side may look before this loop turns.
-            connection.transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+            number = connection.transport.get_extra_info("socket").fileno()
+            with socket.socket(fileno=os.dup(number)) as same:
+                same.shutdown(socket.SHUT_RDWR)
             connection.transport.close()
 
 
@@ -178,8 +181,7 @@ class _Connection(asyncio.Protocol):
         self.gone = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's own is no subclass of it
         self._upstream.connections.add(self)
         self._upstream.accepted += 1
 

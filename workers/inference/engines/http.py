@@ -351,7 +351,7 @@ class _Connection(asyncio.Protocol):
             return
         if self._enough:
             self._wake()
-        elif not self._complete and self._crowded is not None and self._crowded():
+        elif data and not self._complete and self._crowded is not None and self._crowded():
             self._paused = True
             self._transport.pause_reading()
             self._wake()

@@ -13,7 +13,7 @@ from schemas.events import Attempt, encode_event
 from schemas.queries import AskRun, RunFacts
 from tests.support.postgres import PostgresServer
 from tests.support.runs import Told, accepted, finished, new_run, started, whole_run
-from workers.persistence.database import DatabaseHealth, open_engine
+from workers.persistence.database import Database, open_engine
 from workers.persistence.projections.runs import Fact
 from workers.persistence.projector import Projector, Unusable
 from workers.persistence.queries.runs import get_events, get_run
@@ -31,7 +31,7 @@ async def engine(postgres: PostgresServer) -> AsyncIterator[AsyncEngine]:
 async def project(engine: AsyncEngine, facts: Sequence[Fact]) -> list[Unusable]:
     async def nothing() -> None: ...
 
-    return await Projector(engine, DatabaseHealth()).project(facts, nothing)
+    return await Projector(Database(engine)).project(facts, nothing)
 
 
 def numbered(told: Sequence[Told], first: int = 1) -> list[Fact]:

@@ -24,7 +24,8 @@ from workers.persistence.migrate import upgrade
 
 _TEMPLATE = "template_of_tests"
 _PASSWORD = "tests"
-_FAST = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
+# Safe as long as only PostgreSQL is killed, not the machine.
+_FAST = ("-c", "fsync=off", "-c", "full_page_writes=off")
 
 
 class PostgresServer:

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from bus import Bus, connect_options
 from schemas import subjects
 from workers.persistence.answers import Answers
-from workers.persistence.database import DatabaseHealth, open_engine
+from workers.persistence.database import Database, Health, open_engine
 from workers.persistence.intake import Intake, Metrics
 from workers.persistence.projector import Projector
 from workers.persistence.settings import PersistenceSettings
@@ -41,7 +41,7 @@ async def run(settings: PersistenceSettings, *, on_ready: OnReady) -> None:
 class Work:
     """What the worker tells about itself."""
 
-    def __init__(self, health: DatabaseHealth) -> None:
+    def __init__(self, health: Health) -> None:
         self._health = health
 
     def presence(self) -> dict[str, object]:
@@ -54,18 +54,19 @@ async def open_worker(
     settings: PersistenceSettings, broker: NatsBroker, bus: Bus, registry: CollectorRegistry
 ) -> AsyncIterator[Work]:
     """Declare the subscribers and watch the database for the context's life."""
-    engine = open_engine(settings.database_url.get_secret_value(), pool_size=settings.database_pool)
-    health = DatabaseHealth()
-    projector = Projector(engine, health)
-    subscribe_to_runs(broker, settings, Intake(projector, bus, Metrics(registry, health)))
-    subscribe_to_queries(broker, Answers(engine, bus, health))
+    url = settings.database_url.get_secret_value()
+    database = Database(open_engine(url, pool_size=settings.database_pool))
+    projector = Projector(database)
+    metrics = Metrics(registry, database.health)
+    subscribe_to_runs(broker, settings, Intake(projector, bus, metrics))
+    subscribe_to_queries(broker, Answers(database, bus))
     watching = asyncio.create_task(projector.watch_health())
     try:
-        yield Work(health)
+        yield Work(database.health)
     finally:
         projector.stop()
         watching.cancel()
-        await engine.dispose()
+        await database.close()
 
 
 def subscribe_to_runs(broker: NatsBroker, settings: PersistenceSettings, intake: Intake) -> None:

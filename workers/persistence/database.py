@@ -1,10 +1,18 @@
 """The one way to PostgreSQL: the engine, its limits, and what its errors mean."""
 
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import psycopg
 import structlog
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.url import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 logger = structlog.get_logger()
 
@@ -63,7 +71,7 @@ def describe(error: BaseException) -> str:
     return lines[0] if lines else type(cause).__name__
 
 
-class DatabaseHealth:
+class Health:
     """Whether the database answers, as presence and /readyz show it. Changes are logged."""
 
     def __init__(self) -> None:
@@ -82,3 +90,44 @@ class DatabaseHealth:
                 "the database does not answer: events wait in the log", error=describe(error)
             )
         self.state = "down"
+
+
+class Database:
+    """The connections of a worker. Each use is bounded, even when the server says nothing at all.
+
+    psycopg, cancelled in the middle of a statement, waits for the server's word for ever; so time
+    is up by cutting the socket, which it takes for what it is: a lost connection.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.health = Health()
+        self._engine = engine
+        self._open: set[psycopg.AsyncConnection[object]] = set()
+
+    @asynccontextmanager
+    async def connect(self, seconds: float) -> AsyncIterator[AsyncConnection]:
+        """Lend a connection, for so long. Raises SQLAlchemyError, also from within."""
+        async with self._engine.connect() as connection:
+            raw = (await connection.get_raw_connection()).driver_connection
+            assert isinstance(raw, psycopg.AsyncConnection)
+            end = asyncio.get_running_loop().call_later(seconds, _cut, raw)
+            self._open.add(raw)
+            try:
+                yield connection
+            finally:
+                end.cancel()
+                self._open.discard(raw)
+
+    async def close(self) -> None:
+        """End what is under way, and close all connections."""
+        for connection in self._open:
+            _cut(connection)
+        await self._engine.dispose()
+
+
+def _cut(connection: psycopg.AsyncConnection[object]) -> None:
+    with (
+        contextlib.suppress(OSError, psycopg.Error),
+        socket.socket(fileno=os.dup(connection.fileno())) as line,
+    ):
+        line.shutdown(socket.SHUT_RDWR)

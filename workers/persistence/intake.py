@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from bus import Bus
 from schemas import subjects
 from schemas.errors import JanError
-from workers.persistence.database import DatabaseHealth
+from workers.persistence.database import Health
 from workers.persistence.projections.runs import Fact
 from workers.persistence.projector import Projector
 from workers.runtime import bury
@@ -23,7 +23,7 @@ _AGAIN_SECONDS = 5.0
 class Metrics:
     """What can be watched of the projection."""
 
-    def __init__(self, registry: CollectorRegistry, health: DatabaseHealth) -> None:
+    def __init__(self, registry: CollectorRegistry, health: Health) -> None:
         self.events = Counter(
             "jan_projected_events", "Events written to the database", registry=registry
         )

@@ -5,10 +5,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.errors import Unavailable
-from workers.persistence.database import DatabaseHealth, is_poison
+from workers.persistence.database import Database, is_poison
 from workers.persistence.projections.runs import Fact, Rows, to_rows, write_rows
 
 _TRANSACTION_SECONDS = 20.0
@@ -23,9 +22,8 @@ StillAtWork = Callable[[], Awaitable[None]]
 class Projector:
     """Writes facts, one transaction for each batch; waits for as long as the database is away."""
 
-    def __init__(self, engine: AsyncEngine, health: DatabaseHealth) -> None:
-        self._engine = engine
-        self._health = health
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._stopping = asyncio.Event()
 
     async def project(self, facts: Sequence[Fact], still_at_work: StillAtWork) -> list[Unusable]:
@@ -52,17 +50,15 @@ class Projector:
         pause = _FIRST_PAUSE
         while True:
             try:
-                async with (
-                    asyncio.timeout(_TRANSACTION_SECONDS),
-                    self._engine.begin() as connection,
-                ):
+                async with self._database.connect(_TRANSACTION_SECONDS) as connection:
                     await write_rows(connection, rows)
-            except (SQLAlchemyError, OSError) as error:  # TimeoutError is an OSError
+                    await connection.commit()
+            except (SQLAlchemyError, OSError) as error:
                 if isinstance(error, DBAPIError) and is_poison(error):
                     raise
-                self._health.down(error)
+                self._database.health.down(error)
             else:
-                self._health.up()
+                self._database.health.up()
                 return
             await still_at_work()
             await self._pause(pause)
@@ -83,10 +79,10 @@ class Projector:
         """Ask the database every 2 s whether it is there, so that an idle worker knows too."""
         while True:
             try:
-                async with asyncio.timeout(_PING_SECONDS), self._engine.connect() as connection:
+                async with self._database.connect(_PING_SECONDS) as connection:
                     await connection.execute(text("SELECT 1 FROM projection_positions LIMIT 1"))
             except (SQLAlchemyError, OSError) as error:
-                self._health.down(error)
+                self._database.health.down(error)
             else:
-                self._health.up()
+                self._database.health.up()
             await asyncio.sleep(_PING_SECONDS)

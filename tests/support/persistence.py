@@ -1,0 +1,45 @@
+"""A persistence worker inside the test's own process, over a real bus and a real database."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+
+from bus import attach
+from tests.support.nats import NatsServer
+from workers.persistence.app import Work, open_worker
+from workers.persistence.settings import PersistenceSettings
+from workers.runtime import create_broker
+
+
+@dataclass(frozen=True)
+class Running:
+    """A worker at work, and its metrics."""
+
+    work: Work
+    registry: CollectorRegistry
+
+
+@asynccontextmanager
+async def running_worker(
+    nats: NatsServer, database_url: str, *, batch: int = 256
+) -> AsyncIterator[Running]:
+    """Run a worker for the context's life, opened and closed as its process does it."""
+    settings = PersistenceSettings(
+        nats_url=SecretStr(nats.url("persistence")),
+        database_url=SecretStr(database_url),
+        projection_batch=batch,
+    )
+    broker = create_broker(settings)
+    await broker.connect()
+    bus = await attach(broker.connection)
+    registry = CollectorRegistry()
+    try:
+        async with open_worker(settings, broker, bus, registry) as work:
+            await broker.start()
+            yield Running(work, registry)
+        await broker.stop()
+    finally:
+        await bus.close()

@@ -149,6 +149,11 @@ async def test_a_custom_tool_gets_a_text(simulated_engine: Engine) -> None:
         ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content"),
         ({"messages": [{"content": "x"}]}, "messages[0]"),
         (chat("x", max_tokens="many"), "max_tokens"),
+        (chat("x", max_tokens=-1), "max_tokens"),
+        (
+            chat("x", tools=[TOOL], tool_choice={"type": "function", "function": {"name": "y"}}),
+            "tool_choice",
+        ),
         (chat("x", response_format={"type": "json_schema"}), None),
         (
             chat(

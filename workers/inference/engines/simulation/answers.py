@@ -322,7 +322,10 @@ def _calls(request: _ChatRequest, cues: Cues, asked: str, random: Random) -> lis
     answered = request.messages[-1].role in ("tool", "function")
     wanted: list[tuple[str, str | None]] = []
     if isinstance(choice, dict) and choice.get("type") != "allowed_tools":
-        wanted = [(_name_in(choice), None)]
+        name = _name_in(choice)
+        if name not in offered:
+            raise UpstreamRejected(f"there is no tool {name!r} to call", param="tool_choice")
+        wanted = [(name, None)]
     elif cues.tools and not answered:
         wanted = list(cues.tools)
     elif not answered:
@@ -376,6 +379,8 @@ def _call(name: str, arguments: str | None, offered: dict[str, _Offer], random: 
 
 def _limit(choice: Choice, most: int | None, stop: str | list[str] | None) -> None:
     """End a choice where the client wants it to end."""
+    if most is not None and most < 0:
+        raise UpstreamRejected("there can't be fewer than 0 tokens", param="max_tokens")
     if most is not None and choice.count() > most:
         choice.finish_reason = "length"
         del choice.tokens[most:]

@@ -166,6 +166,7 @@ async def test_usage_in_every_chunk_is_harmless(openai_engine: Engine, upstream:
         (_events(_chunk("a")) + b"data: " + b"x" * 1_200_000, "hang", 1),
         (_events(_chunk("a")), "hang", 1),
         (_events(b"[DONE]"), "proper", 0),
+        (_events(_chunk("a"), b"[DONE]"), "proper", 1),
         (b"", "proper", 0),
         (b"", "cut", 0),
         (b"<html>no stream at all</html>", "proper", 0),
@@ -429,7 +430,7 @@ _PARTS = st.one_of(
 
 
 @settings(
-    max_examples=60,
+    max_examples=100,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

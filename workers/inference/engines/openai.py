@@ -176,8 +176,8 @@ class _StreamReader:
         self._rename = _Renamer(job.public_id, job.model).rename
         self._other: _BodyReader | None = None  # the answer is no stream
         self._done = False
-        self._chunks = 0
         self._finished: dict[int, str] = {}
+        self._unfinished: set[int] = set()
         self._usage: bytes | None = None
         self.refused = False  # the upstream said, or sent, what makes this no success
 
@@ -196,8 +196,13 @@ class _StreamReader:
         return self._done
 
     def all_finished(self) -> bool:
-        """Tell whether every choice asked for has its finish reason."""
-        return len(self._finished) >= _count_choices(self._job)
+        """Tell whether every choice has its finish reason.
+
+        `[DONE]` alone says little: servers send it after a failure, too.
+        """
+        if self._unfinished or not self._finished:
+            return False
+        return self._done or len(self._finished) >= _count_choices(self._job)
 
     def finish(self) -> Outcome:
         """Judge the answer now that it has ended."""
@@ -205,7 +210,7 @@ class _StreamReader:
             raise self._to_refusal(self._other)
         if not self._done:
             self._take(self._splitter.flush())
-        if not (self._chunks and (self._done or self.all_finished())):
+        if not self.all_finished():
             raise UpstreamError("the provider's stream ended before its answer did")
         return Outcome(self._usage, self._finished.get(min(self._finished, default=0)))
 
@@ -232,7 +237,6 @@ class _StreamReader:
             raise
         finally:
             if chunks:
-                self._chunks += len(chunks)
                 self._sink.send(chunks)
 
     def _take_chunk(self, payload: bytes, give: Callable[[bytes], None]) -> None:
@@ -248,9 +252,11 @@ class _StreamReader:
             for choice in step.choices:
                 if choice.finish_reason is not None:
                     self._finished[choice.index] = choice.finish_reason
+                    self._unfinished.discard(choice.index)
+                elif choice.index not in self._finished:
+                    self._unfinished.add(choice.index)
         elif has_usage:
             if not self._job.include_usage:
-                self._chunks += 1
                 return
         elif step.choices is None:
             raise to_stream_error(payload, self._redact)

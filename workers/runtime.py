@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -183,17 +183,25 @@ class Presence:
 
 
 @asynccontextmanager
+async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Do the work beside the context's body, and end it with that; its fault ends the body."""
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(work)
+        try:
+            yield
+        finally:
+            task.cancel()
+
+
+@asynccontextmanager
 async def open_presence(
     bus: Bus, settings: WorkerSettings, kind: str, port: int
 ) -> AsyncIterator[Presence]:
     """Keep a process announced for the context's life."""
     presence = Presence(bus, settings, kind, port)
-    announcing = asyncio.create_task(presence.run())
-    try:
+    async with beside(presence.run()):
         yield presence
-    finally:
-        announcing.cancel()
-        await presence.leave()
+    await presence.leave()
 
 
 def create_registry() -> CollectorRegistry:

@@ -12,6 +12,7 @@ from bus import Bus, Message
 from schemas import subjects
 from schemas.errors import Cancelled
 from workers.inference.runs import Runs
+from workers.runtime import beside
 
 logger = structlog.get_logger()
 
@@ -72,8 +73,5 @@ class Abandonment:
 @asynccontextmanager
 async def watch_abandonment(bus: Bus, runs: Runs) -> AsyncIterator[None]:
     """Keep asking for the context's life."""
-    watching = asyncio.create_task(Abandonment(bus, runs).watch())
-    try:
+    async with beside(Abandonment(bus, runs).watch()):
         yield
-    finally:
-        watching.cancel()

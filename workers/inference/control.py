@@ -11,6 +11,7 @@ from bus import Bus, Message
 from schemas import subjects
 from schemas.commands import CancelRun, decode_cancel_run
 from schemas.errors import BusError
+from workers.runtime import beside
 
 logger = structlog.get_logger()
 
@@ -95,11 +96,10 @@ async def open_control(bus: Bus, cancels: Cancels, on_cancel: OnCancel) -> Async
     # Listen first: what is told while the stream is read would be missed.
     subscription = await bus.subscribe(subjects.ALL_CANCELS, control.on_message)
     forget = bus.on_reconnect(control.fall_behind)
-    await control.read()
-    following = asyncio.create_task(control.follow())
     try:
-        yield
+        await control.read()
+        async with beside(control.follow()):
+            yield
     finally:
-        following.cancel()
         forget()
         await subscription.unsubscribe()

@@ -70,6 +70,8 @@ class Heartbeat:
             except BusUnavailable as error:
                 logger.warning("heartbeats wait for the bus", error=error.message)
                 self._beaten = monotonic()
+            except Exception:  # every run depends on this thread: it starts again
+                logger.exception("heartbeats failed")
 
     async def _beat_for_ever(self) -> None:
         loop = asyncio.get_running_loop()

@@ -20,6 +20,7 @@ import structlog
 from bus import Bus, Message, Subscription
 from schemas import subjects
 from workers.inference.delivery import Delivery, to_delivery
+from workers.runtime import beside
 
 logger = structlog.get_logger()
 
@@ -36,7 +37,7 @@ _CROWD_WAIT = 0.005
 _INBOXES = 4  # requests at the same time, for each queue
 
 _NANOSECONDS = 1_000_000_000
-_NOT_FOUND, _TIMEOUT = 404, 408
+_OVER = (404, 408)
 
 OnJob = Callable[[Delivery, Callable[[], None]], None]
 
@@ -63,6 +64,7 @@ class Inbox:
     queue: Queue | None = None
     left: int = 0
     brought: bool = False
+    glance: bool = False  # the request does not wait
     ends: float = 0.0
     trusted: bool = True
 
@@ -93,6 +95,7 @@ class Pull:
         forget = self.bus.on_reconnect(self._broken.set)
         try:
             while True:
+                self._broken.clear()
                 await self._open_inboxes()
                 self._fill()
                 await self._until_broken()
@@ -104,7 +107,6 @@ class Pull:
 
     async def _until_broken(self) -> None:
         """Return once outstanding requests can't be relied on."""
-        self._broken.clear()
         self._looked = asyncio.get_running_loop().time()
         while not self._broken.is_set():
             try:
@@ -165,7 +167,7 @@ class Pull:
             self._soon.cancel()
             self._soon = None
         free = self.slots - self.running - self.asked
-        if free <= 0 or self._stopped or not self.bus.connected:
+        if free <= 0 or self._stopped or self._broken.is_set() or not self.bus.connected:
             return
         now = asyncio.get_running_loop().time()
         unasked = [queue for queue in self.queues if self._may_ask(queue, now)]
@@ -223,13 +225,14 @@ class Pull:
         inbox.queue = queue
         inbox.left = count
         inbox.brought = False
+        inbox.glance = turn and queue.background
         wait = _BRIEF if turn or self.slots < _FEW else self.ack_wait * _PATIENCE_SHARE
         inbox.ends = now + wait
         queue.asked += count
         self.asked += count
         self.bus.publish(
             f"$JS.API.CONSUMER.MSG.NEXT.{subjects.JOBS}.{queue.consumer}",
-            _request(count, 0.0 if turn and queue.background else wait),
+            _request(count, 0.0 if inbox.glance else wait),
             reply=f"{inbox.subject}.{inbox.number}",
         )
 
@@ -279,9 +282,9 @@ class Pull:
         if queue is None or not of_this:
             return
         queue.quiet = not inbox.brought
-        if status == _NOT_FOUND:
+        if inbox.glance and not inbox.brought:
             queue.not_before = now + _BRIEF
-        elif status != _TIMEOUT:
+        elif status not in _OVER:
             # The consumer is not there (503), has a new leader, or has too many waiting (409).
             queue.not_before = now + _AFTER_REFUSAL
             logger.debug("request for jobs refused", consumer=queue.consumer, status=status)
@@ -315,9 +318,5 @@ def queues_of(pools: Sequence[str]) -> list[Queue]:
 @asynccontextmanager
 async def pull_jobs(pull: Pull) -> AsyncIterator[None]:
     """Pull for the context's life; nothing is outstanding after it."""
-    pulling = asyncio.create_task(pull.run())
-    try:
+    async with beside(pull.run()):
         yield
-    finally:
-        pulling.cancel()
-        await asyncio.wait([pulling])

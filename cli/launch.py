@@ -78,7 +78,9 @@ class LaunchedServer:
                 stdout=subprocess.PIPE,
                 stderr=log,
             )
-        threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
+        self.url, self._ready = "", threading.Event()
+        listening = (self._process, self._ready)
+        threading.Thread(target=self._listen, args=listening, daemon=True).start()
         if not self._ready.wait(timeout) or not self.url:
             self.stop()
             raise NotReady(f"the server is not ready: {self.last_lines()}")
@@ -120,15 +122,15 @@ class LaunchedServer:
             self._process.kill()  # its children die with it
             return self._process.wait(timeout)
 
-    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+    def _listen(self, process: subprocess.Popen[bytes], ready: threading.Event) -> None:
         """Take the address from the one line on its standard output."""
         assert process.stdout is not None
         with process.stdout as lines:
             for line in lines:
                 if line.startswith(b"ready: "):
                     self.url = line.removeprefix(b"ready: ").decode().strip()
-                    self._ready.set()
-        self._ready.set()
+                    ready.set()
+        ready.set()
 
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:

@@ -17,8 +17,8 @@ def any_port() -> int:
 
 
 def check_ports(host: str, port: int, count: int) -> None:
-    """Raise PortInUse if an edge could not listen. The bind itself decides later once more."""
-    for number in range(port, port + count) if port else ():
+    """Raise PortInUse or BadSetup if an edge can't listen; its own bind decides once more."""
+    for number in range(port, port + count) if port else (0,):
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(
                 host, number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

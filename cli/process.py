@@ -7,8 +7,9 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from cli.exits import MissingBinary
 
 LINE_BYTES = 1 << 20  # a longer line is cut in two
 _TAIL = 20
+_POLL = 0.02
 _PR_SET_PDEATHSIG = 1
 # Looked up now: between fork and exec nothing may be imported.
 _LIBC: Any = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -201,3 +203,20 @@ def raise_file_limit() -> None:
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def end(pids: Iterable[int], ours: Callable[[int], bool], timeout: float) -> list[int]:
+    """End processes that are not our children: ask, wait, then kill; returns those it asked.
+
+    `ours` is asked before each signal, as a pid may have gone to somebody else meanwhile. A process
+    that nobody has waited for yet counts as ended: it has no command line any more.
+    """
+    asked = [pid for pid in pids if ours(pid)]
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in filter(ours, asked):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        until = time.monotonic() + timeout
+        while any(map(ours, asked)) and time.monotonic() < until:
+            time.sleep(_POLL)
+    return asked

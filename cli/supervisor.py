@@ -11,16 +11,15 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
 from cli.exits import Exit, exit_of
 from cli.listen import reachable
 from cli.logs import Logs
-from cli.process import Child, Command, Ready, Service
+from cli.process import Child, Command, Ready, Service, end
 from cli.state import ROOT, Data, Process, Record
 
 READY_SECONDS = 60  # a slow disk's first start; a part that takes longer does not work
 STOP_SECONDS = 4.7  # everything is down 5 s after the signal, with a rest for the slow machine
+LEFTOVER_SECONDS = 5
 QUICK_DEATHS = 3
 QUICK_SECONDS = 10.0
 LONGEST_PAUSE = 10.0
@@ -314,21 +313,10 @@ def _edge_url(service: Service) -> str:
 
 def end_leftovers(data: Data, logs: Logs) -> None:
     """End processes that an earlier supervisor left when it was killed."""
-    left = [process.pid for process in data.read().processes if data.owns(process.pid)]
-    victims = []
-    for pid in left:
-        with contextlib.suppress(psutil.Error):
-            process = psutil.Process(pid)
-            process.terminate()
-            victims.append(process)
-    if not victims:
-        return
-    logs.say("ending what an earlier start left", level="warning", pids=left)
-    _, alive = psutil.wait_procs(victims, timeout=5)
-    for process in alive:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(alive, timeout=5)
+    left = [process.pid for process in data.read().processes]
+    ended = end(left, data.owns, LEFTOVER_SECONDS)
+    if ended:
+        logs.say("ended what an earlier start had left", level="warning", pids=ended)
 
 
 def _sources() -> dict[str, float]:

@@ -1,0 +1,318 @@
+"""`jan up` and the verbs beside it: what is started, restarted, refused, joined and stopped."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+
+from cli.launch import LaunchedServer, environment
+from cli.state import Process, load
+from tests.support.server import eventually, openai_client, running_server
+
+KINDS = {"edge": 2, "inference": 1, "persistence": 1, "nats": 1, "postgres": 1}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LaunchedServer]:
+    with running_server("--edges", "2") as running:
+        yield running
+
+
+def jan(*argv: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run one command line to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "cli", *argv],
+        env=environment(env or {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def ps(server: LaunchedServer) -> dict[str, dict[str, Any]]:
+    """What `jan ps` lists, by name."""
+    rows = msgspec.json.decode(server.jan("ps", "--json").stdout, type=list[dict[str, Any]])
+    return {row["name"]: row for row in rows}
+
+
+def chats(url: str, key: str) -> bool:
+    """Whether a chat is answered there."""
+    answer = openai_client(url, key).chat.completions.create(
+        model="jan-simulated", messages=[{"role": "user", "content": "Hello"}]
+    )
+    return bool(answer.choices[0].message.content)
+
+
+def ready(server: LaunchedServer, name: str, other_than: int) -> Process | None:
+    """The process of this name once a new one serves."""
+    process = server.process(name)
+    return process if process.pid != other_than and process.state == "ready" else None
+
+
+def gone(pids: list[int]) -> bool:
+    """Whether none of the processes is left."""
+    return not any(alive(pid) for pid in pids)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and is not yet waited for does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line that says why it did not start: nothing else stands on stderr."""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("jan: ")
+    return lines[0]
+
+
+def test_every_part_is_a_process_with_a_title_that_names_it_and_the_data(
+    server: LaunchedServer,
+) -> None:
+    kinds = [process.kind for process in server.processes()]
+    assert {kind: kinds.count(kind) for kind in KINDS} == KINDS
+    for process in server.processes():
+        command = " ".join(psutil.Process(process.pid).cmdline())
+        assert command.startswith(f"jan: {process.name} ")
+        assert str(server.data) in command
+
+
+def test_everything_listens_on_this_machine_only(server: LaunchedServer) -> None:
+    for process in server.processes():
+        found = psutil.Process(process.pid).net_connections("inet")
+        listening = {
+            connection.laddr.ip for connection in found if connection.status == psutil.CONN_LISTEN
+        }
+        assert listening == {"127.0.0.1"}, process.name
+
+
+@pytest.mark.parametrize("name", ["inference-1", "persistence-1", "edge-2", "postgres", "nats"])
+def test_a_process_that_is_killed_is_started_again(server: LaunchedServer, name: str) -> None:
+    before = server.process(name)
+    server.kill(name)
+    after = eventually(lambda: ready(server, name, before.pid))
+    assert after is not None
+    assert after.port == before.port
+    row = ps(server)[name]
+    assert (row["pid"], row["state"], row["restarts"]) == (after.pid, "ready", after.restarts)
+    assert after.restarts > before.restarts
+    key = server.create_key()
+    assert all(chats(url, key) for url in server.edges)
+
+
+def test_a_frozen_process_is_shown_as_such(server: LaunchedServer) -> None:
+    pid = server.kill("persistence-1", signal.SIGSTOP)
+    try:
+        assert eventually(lambda: ps(server)["persistence-1"]["state"] == "frozen")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_second_server_on_the_same_data_is_refused(server: LaunchedServer) -> None:
+    done = jan("up", "--port", "0", "--data", str(server.data))
+    assert done.returncode == 2
+    assert server.url in one_line(done)
+
+
+def test_a_second_server_with_its_own_data_runs_beside_it(server: LaunchedServer) -> None:
+    with running_server() as other:
+        assert chats(other.url, other.create_key())
+        assert chats(server.url, server.create_key())
+
+
+def test_a_port_in_use_is_told_before_anything_starts(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        done = jan("up", "--port", str(port), "--data", str(tmp_path / "d"))
+        assert done.returncode == 3
+        assert f"port {port} is in use" in one_line(done)
+    assert not (tmp_path / "d" / "postgres").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("--providers", "{}/bad.yaml"), "bad.yaml:1: providers[0].kind: is missing"),
+        (("--providers", "{}/nothing.yaml"), "no such file"),
+        (("--upstream", "http://127.0.0.1:9/v1"), "connection refused"),
+        (("--host", "192.0.2.1"), "can't listen on 192.0.2.1"),
+        (("--data", "/proc/nowhere"), "can't be written"),
+    ],
+)
+def test_a_wrong_setup_is_told_before_anything_starts(
+    tmp_path: Path, argv: tuple[str, ...], words: str
+) -> None:
+    (tmp_path / "bad.yaml").write_text("providers: [{name: x}]")
+    given = [argument.format(tmp_path) for argument in argv]
+    done = jan("up", "--port", "0", "--data", str(tmp_path / "d"), *given)
+    assert done.returncode == 2
+    assert words in one_line(done)
+    assert not (tmp_path / "d" / "postgres").exists()
+
+
+def test_a_missing_program_has_its_own_exit_code(tmp_path: Path) -> None:
+    code = (
+        "import sys; from cli import nats_server; from cli.__main__ import run;"
+        "sys.executable = '/nowhere/python'; sys.exit(run(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "up", "--port", "0", "--data", str(tmp_path)],
+        env=environment({"PATH": "/nowhere"}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 4
+    assert "nats-server is missing" in done.stderr
+
+
+def test_a_server_that_nobody_reaches_is_told(tmp_path: Path) -> None:
+    done = jan(
+        "up", "--port", "0", "--data", str(tmp_path), env={"JAN_NATS_URL": "nats://127.0.0.1:9"}
+    )
+    assert done.returncode == 1
+    assert "NATS can't be reached" in done.stderr
+
+
+def test_a_worker_and_an_edge_join_by_hand(server: LaunchedServer) -> None:
+    with joined(server, "worker", "inference") as worker, joined(server, "edge", "--port", "0"):
+        rows = ps(server)
+        assert (rows["inference-2"]["joined"], rows["edge-3"]["joined"]) == (True, True)
+        assert rows["inference-2"]["pid"] == worker.pid
+        assert chats(f"http://127.0.0.1:{rows['edge-3']['port']}/v1", server.create_key())
+    assert {"inference-2", "edge-3"} & set(ps(server)) == set()
+
+
+class joined:
+    """A process that joins a server by hand, ended with the block."""
+
+    def __init__(self, server: LaunchedServer, *argv: str) -> None:
+        self._argv = [sys.executable, "-m", "cli", *argv, "--data", str(server.data)]
+
+    def __enter__(self) -> subprocess.Popen[bytes]:
+        self._process = subprocess.Popen(
+            self._argv, env=environment({}), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line.startswith(b"ready: ")
+        return self._process
+
+    def __exit__(self, *exc: object) -> None:
+        self._process.terminate()
+        assert self._process.wait(20) == 0
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+def test_a_name_that_is_taken_is_refused(server: LaunchedServer) -> None:
+    done = server.jan("worker", "inference", "--name", "inference-1")
+    assert done.returncode == 2
+    assert b"inference-1 runs already" in done.stderr
+
+
+def test_doctor_finds_a_whole_server_well(server: LaunchedServer) -> None:
+    findings = eventually(lambda: diagnosis(server, well=True))
+    assert findings
+    looked_at = {finding["what"] for finding in findings}
+    assert {"nats", "postgres", "topology", "stream JOBS", "pool simulated", "data"} <= looked_at
+    assert {"presence edge.edge-1", "presence worker.inference.inference-1"} <= looked_at
+
+
+def test_doctor_says_what_to_do_when_a_worker_is_missing(server: LaunchedServer) -> None:
+    pid = server.kill("inference-1", signal.SIGSTOP)
+    try:
+        found = eventually(lambda: diagnosis(server, well=False))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert found
+    [pool] = [finding for finding in found if finding["what"] == "pool simulated"]
+    assert (pool["level"], "jan worker inference" in pool["do"]) == ("fail", True)
+
+
+def diagnosis(server: LaunchedServer, *, well: bool) -> list[dict[str, str]]:
+    """What doctor finds, if it is as well as that."""
+    done = server.jan("doctor", "--json")
+    found = msgspec.json.decode(done.stdout, type=list[dict[str, str]])
+    return found if (done.returncode == 0) is well else []
+
+
+def test_without_a_server_the_verbs_say_so(tmp_path: Path) -> None:
+    data = ("--data", str(tmp_path))
+    assert jan("ps", *data).returncode == 1
+    assert jan("down", *data).returncode == 0
+    doctor = jan("doctor", *data)
+    assert doctor.returncode == 1
+    assert "./jan up" in doctor.stdout
+
+
+def test_logs_are_json_and_kept_for_each_process(server: LaunchedServer) -> None:
+    lines = [msgspec.json.decode(line) for line in server.log.read_bytes().splitlines()]
+    assert all({"ts", "level", "process", "event"} <= set(line) for line in lines)
+    files = {file.stem for file in (server.data / "logs").iterdir()}
+    assert {"jan", "edge-1", "nats", "postgres"} <= files
+
+
+def test_secrets_are_in_no_log_file(server: LaunchedServer) -> None:
+    shown = [line for line in server.log.read_text().splitlines() if "sk_live_" in line]
+    assert len(shown) == 1  # the first key, where the person looks
+    kept = "".join(file.read_text() for file in (server.data / "logs").iterdir())
+    secrets = [file.read_text() for file in (server.data / "keys").iterdir() if file.is_file()]
+    assert "sk_live_" not in kept
+    assert not any(secret in kept for secret in secrets)
+
+
+# From here on the tests stop the server, and all but the last start it again.
+
+
+def test_state_survives_a_restart_and_stopping_leaves_nothing_behind(
+    server: LaunchedServer,
+) -> None:
+    key = server.create_key()
+    ports = server.state.record.ports
+    pids = [process.pid for process in server.processes()]
+    assert server.stop() == 0
+    assert gone(pids)
+    assert server.state.processes == []
+    server.start()
+    assert server.state.record.ports == ports
+    assert chats(server.url, key)
+    assert server.log.read_text().count("a first API key") == 1
+
+
+def test_a_killed_supervisor_takes_its_processes_along_and_the_next_start_works(
+    server: LaunchedServer,
+) -> None:
+    key = server.create_key()
+    pids = [process.pid for process in server.processes()]
+    os.kill(server.pid, signal.SIGKILL)
+    assert eventually(lambda: gone(pids))
+    assert not load(server.data).running
+    server.start()
+    assert chats(server.url, key)
+
+
+def test_down_stops_everything_within_five_seconds(server: LaunchedServer) -> None:
+    pids = [process.pid for process in server.processes()]
+    begun = monotonic()
+    assert server.jan("down").returncode == 0
+    assert monotonic() - begun < 7  # 5, and the start of the verb on a busy machine
+    assert gone(pids)
+    assert server.jan("down").returncode == 0  # once more is no fault

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_member_arguments(parser)
     parser.add_argument("--host", help="address to listen on (default: JAN_HOST, or 127.0.0.1)")
-    parser.add_argument("--port", type=int, help="0: any free one (default: JAN_PORT, or 8000)")
+    parser.add_argument("--port", type=int, help="0: any free one (default: JAN_PORT, or 8080)")
 
 
 async def main(args: argparse.Namespace) -> int:

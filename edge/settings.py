@@ -28,7 +28,7 @@ class EdgeSettings(BaseSettings):
         "127.0.0.1",
         description="Address to listen on. Local by default: serving a network is a decision.",
     )
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
     data: Path = Field(
         Path(".jan"), description="Folder of keys and objects; all edges of a machine share it."
     )

@@ -209,10 +209,10 @@ class Cluster:
     def adopt(self) -> None:
         """Give the files to whom PostgreSQL runs as: that can change from one start to another."""
         self._hand_over(self.folder)
-        for mark in ("postmaster.pid", "postmaster.opts"):
-            path = self.folder / mark
-            if path.exists() and not _postmaster_lives(path):
-                path.unlink()
+        # PostgreSQL would take whoever has the old pid by now, after a reboot say, for itself.
+        left = self.folder / "postmaster.pid"
+        if left.exists() and not self.data.owns(_pid_in(left)):
+            left.unlink()
 
     def _hand_over(self, folder: Path) -> None:
         owner = self.runner.owner
@@ -227,12 +227,11 @@ class Cluster:
         os.chown(folder, *owner)
 
 
-def _postmaster_lives(pid_file: Path) -> bool:
+def _pid_in(pid_file: Path) -> int:
     try:
-        os.kill(int(pid_file.read_text().split("\n")[0]), 0)
+        return int(pid_file.read_text().split("\n")[0])
     except (ValueError, OSError):
-        return False
-    return True
+        return 0
 
 
 class Postgres:

@@ -168,6 +168,13 @@ def test_half_made_files_do_not_count(data: Data) -> None:
     assert not (data.path / "postgres.new").exists()
 
 
+async def test_a_pid_file_that_a_reboot_left_is_no_obstacle(data: Data) -> None:
+    made(data)
+    (data.postgres / "postmaster.pid").write_text(f"{os.getppid()}\n{data.postgres}\n")
+    async with supervised(data) as (_, postgres):
+        assert await query(postgres.port, "SELECT 1") == 1
+
+
 @as_root
 async def test_root_runs_it_as_another_user_where_that_user_can_walk(
     data: Data, tmp_path: Path

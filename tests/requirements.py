@@ -101,6 +101,7 @@ REQUIREMENTS: dict[str, Requirement] = {
     "http.prefix": R("/llm/v1 is an alias of /v1", SERVER),
     "health.probes": R("/healthz answers; /readyz names each dependency", SERVER),
     "health.metrics": R("/metrics is served by every process", SERVER),
+    "health.pages": R("a browser shows live health at / and the operations in Swagger UI", SERVER),
     "health.openapi": R("/v1/openapi.json is valid OpenAPI; Swagger UI works offline", SERVER),
     "runs.resume": R("Last-Event-ID and starting_after continue a stream where it stood", SSE),
     "runs.resume.readers": R("several readers of one run get the same stream", SERVER),

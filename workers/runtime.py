@@ -1,4 +1,4 @@
-"""What every worker process has: settings, broker, presence, metrics, a policy on errors."""
+"""What every worker process has: settings, broker, presence, metrics, burials."""
 
 import asyncio
 import os
@@ -11,24 +11,21 @@ from typing import Any, Literal, Protocol
 import msgspec
 import nats
 import structlog
-from faststream import BaseMiddleware, FastStream
-from faststream.message import StreamMessage
+from faststream import FastStream
 from faststream.nats import NatsBroker
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bus import Bucket, Bus, attach, connect_options
 from schemas import subjects
-from schemas.errors import BusError, BusUnavailable, JanError
+from schemas.errors import BusError, BusUnavailable
 
 logger = structlog.get_logger()
 
 _PRESENCE_EVERY = 2.0  # seconds; readers take 6 s without a word for absence
 _CONNECT_TIMEOUT = 10.0
-_RETRY_DELAYS = (0.5, 2.0, 10.0, 30.0)  # seconds before the next delivery of a failed message
 
 OnReady = Callable[[int], None]
 
@@ -246,46 +243,6 @@ async def open_monitor(
     )
     async with server:
         yield server.sockets[0].getsockname()[1]
-
-
-def settle(bus: Bus, stream: str, max_deliver: int = -1) -> type[BaseMiddleware[Any, Msg]]:
-    """Make the middleware that acks a subscriber's messages, or not, by what its handler raised.
-
-    For subscribers with AckPolicy.MANUAL. Retryable: again after a delay. Anything else, and what
-    has had `max_deliver` deliveries: to `dead.>`, then terminated.
-    """
-
-    class Settle(BaseMiddleware[Any, Msg]):
-        """Acks on success; on an error does what its class says."""
-
-        async def consume_scope(self, call_next: Any, msg: StreamMessage[Msg]) -> Any:
-            """Call the handler and settle its message."""
-            try:
-                result = await call_next(msg)
-            except JanError as error:
-                await self._give_back(msg, error, error.retryable)
-            except Exception as error:  # the one place for a handler's own faults
-                logger.exception("message failed", subject=msg.raw_message.subject)
-                await self._give_back(msg, error, True)
-            else:
-                await msg.ack()
-                return result
-
-        async def _give_back(self, msg: StreamMessage[Msg], error: Exception, again: bool) -> None:
-            raw = msg.raw_message
-            delivered = raw.metadata.num_delivered
-            if again and (max_deliver < 0 or delivered < max_deliver):
-                delay = _RETRY_DELAYS[min(delivered, len(_RETRY_DELAYS)) - 1]
-                logger.warning(
-                    "message is tried again", subject=raw.subject, delay=delay, error=str(error)
-                )
-                await raw.nak(delay=delay)
-                return
-            sequence = raw.metadata.sequence.stream
-            await bury(bus, stream, raw.subject, raw.data, error=str(error), sequence=sequence)
-            await raw.term()
-
-    return Settle
 
 
 async def bury(

@@ -6,8 +6,9 @@ from contextlib import asynccontextmanager
 from prometheus_client import CollectorRegistry
 
 from bus import Bus, open_store
-from schemas.providers import Providers
+from schemas.providers import Providers, ProvidersError
 from workers.inference.abandon import watch_abandonment
+from workers.inference.breakers import open_breakers
 from workers.inference.control import Cancels, open_control
 from workers.inference.deployments import open_deployments, read_providers_file
 from workers.inference.heartbeat import open_heartbeat
@@ -57,7 +58,9 @@ async def open_inference(
     settings: InferenceSettings, providers: Providers, bus: Bus, registry: CollectorRegistry
 ) -> AsyncIterator[Inference]:
     """Do inference for the context's life; leaving it drains the runs."""
-    pools = [pool for pool in providers.pools() if pool in (settings.pools or providers.pools())]
+    pools = settings.pools or providers.pools()
+    if unknown := set(pools) - set(providers.pools()):
+        raise ProvidersError(f"JAN_POOLS: no provider has the pool {min(unknown)}")
     metrics = InferenceMetrics(registry)
     objects = open_store(
         settings.data / "objects",
@@ -68,8 +71,13 @@ async def open_inference(
     )
     url = settings.nats_url.get_secret_value()
     cancels = Cancels()
-    async with open_deployments(providers, pools) as deployments:
-        place = Workplace(bus, objects, deployments, settings.name, settings.max_deliver, metrics)
+    async with (
+        open_deployments(providers, pools) as deployments,
+        open_breakers(bus) as breakers,
+    ):
+        place = Workplace(
+            bus, objects, deployments, breakers, settings.name, settings.max_deliver, metrics
+        )
         runs = Runs(place, cancels)
         metrics.running.set_function(lambda: len(runs))
         metrics.slots.set(settings.slots)

@@ -8,6 +8,7 @@ import structlog
 
 from schemas.commands import RunInference
 from schemas.errors import BusError, JanError, UpstreamError
+from workers.inference.breakers import Breakers
 from workers.inference.deployments import Deployment
 
 logger = structlog.get_logger()
@@ -26,21 +27,27 @@ MoveOn = Callable[[RunInference, str], Awaitable[None]]
 class Turns:
     """The order in which a run's deployments are tried.
 
-    Before the first token each of the job's targets has one turn; one in another pool takes the job
-    there. After it only engines that can continue a text have turns, as long as they add to it.
+    Before the first token each of the job's targets has one turn, those that are down the last; one
+    in another pool takes the job there. After it only engines that can continue a text have turns,
+    as long as they add to it.
     """
 
     def __init__(
-        self, deployments: Mapping[str, Deployment], job: RunInference, move_on: MoveOn
+        self,
+        deployments: Mapping[str, Deployment],
+        job: RunInference,
+        breakers: Breakers,
+        move_on: MoveOn,
     ) -> None:
         self.failure: JanError | None = None
         self._deployments = deployments
         self._job = job
         self._move_on = move_on
-        self._untried = list(job.targets)
+        targets = sorted(job.targets, key=lambda target: breakers.is_down(target.deployment))
+        self._untried = targets
         self._able = [
             deployments[target.deployment]
-            for target in job.targets
+            for target in targets
             if target.deployment in deployments
             and deployments[target.deployment].engine.can_continue
         ]

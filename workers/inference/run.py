@@ -20,6 +20,7 @@ from schemas.errors import (
     InvalidRequest,
     JanError,
 )
+from workers.inference.breakers import Breakers
 from workers.inference.delivery import Delivery
 from workers.inference.deployments import Deployment
 from workers.inference.engines import Captured, Generation, Outcome
@@ -47,6 +48,7 @@ class Workplace:
     bus: Bus
     objects: ObjectStore
     deployments: Mapping[str, Deployment]
+    breakers: Breakers
     worker: str
     max_deliver: int
     metrics: InferenceMetrics
@@ -230,7 +232,8 @@ class Run:
         if not self.job.targets:
             raise InvalidRequest("the job names no deployment")
         generation = await self._to_generation()
-        turns = Turns(self._place.deployments, self.job, self._move_on)
+        place = self._place
+        turns = Turns(place.deployments, self.job, place.breakers, self._move_on)
         if self.job.stream:
             outcome = await self._stream(generation, turns, writer)
             return Ending("completed", chunk=DONE, outcome=outcome)
@@ -251,18 +254,24 @@ class Run:
             if chunks:
                 generation = replace(generation, captured=Captured(list(chunks)))
             try:
-                return await deployment.engine.generate(self._at(generation, deployment), writer)
+                outcome = await deployment.engine.generate(self._at(generation, deployment), writer)
             except JanError as error:
                 self._note_failure(turns, deployment, error)
+            else:
+                self._place.breakers.note_success(deployment.id)
+                return outcome
 
     async def _complete(self, generation: Generation, turns: Turns) -> tuple[bytes, Outcome]:
         """Get the whole answer from the first deployment that gives one."""
         while True:
             deployment = await turns.next(0)
             try:
-                return await deployment.engine.complete(self._at(generation, deployment))
+                answer = await deployment.engine.complete(self._at(generation, deployment))
             except JanError as error:
                 self._note_failure(turns, deployment, error)
+            else:
+                self._place.breakers.note_success(deployment.id)
+                return answer
 
     def _at(self, generation: Generation, deployment: Deployment) -> Generation:
         self._deployment = deployment.id
@@ -273,6 +282,7 @@ class Run:
         if not error.retryable:
             raise error
         self._place.metrics.failures.labels(deployment.id).inc()
+        self._place.breakers.note_failure(deployment.id, error)
         logger.warning(
             "deployment failed",
             run_id=self.job.run_id,

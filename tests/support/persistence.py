@@ -39,7 +39,9 @@ async def running_worker(
     try:
         async with open_worker(settings, broker, bus, registry) as work:
             await broker.start()
+            for _ in range(2):  # its first ping can overtake the subscriptions
+                await broker.connection.flush()
             yield Running(work, registry)
-        await broker.stop()
     finally:
+        await broker.stop()
         await bus.close()

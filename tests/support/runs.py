@@ -1,5 +1,6 @@
 """Facts about runs, as edges and workers tell them, for tests of what listens to the log."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -103,7 +104,9 @@ async def store(edge: Bus, inference: Bus, told: Sequence[Told]) -> list[int]:
     stored = []
     for message in told:
         bus = edge if ".accepted." in message.subject else inference
-        stored.append((await bus.store(message.subject, message.data, timeout=20.0)).seq)
+        msg_id = hashlib.sha256(message.data).hexdigest()
+        ack = await bus.store(message.subject, message.data, msg_id=msg_id, timeout=20.0)
+        stored.append(ack.seq)
     return stored
 
 

@@ -10,7 +10,7 @@ from schemas.errors import Unavailable
 from workers.persistence.database import Database, is_poison
 from workers.persistence.projections.runs import Fact, Rows, to_rows, write_rows
 
-_TRANSACTION_SECONDS = 20.0
+_TRANSACTION_SECONDS = 8.0  # less than the consumer waits for an ack
 _PING_SECONDS = 2.0
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 5.0

@@ -1,6 +1,7 @@
 """The bus's reader: every message arrives whole, however the socket cuts the bytes."""
 
 import asyncio
+import itertools
 from typing import Any
 
 from hypothesis import given
@@ -54,7 +55,7 @@ def read(pieces: list[bytes]) -> tuple[list[Message], Client]:
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     """Cut `data` at the given places."""
     edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
 payloads = st.binary(max_size=200) | st.sampled_from([b"\r\n", b"MSG a 1 3\r\n", b"PING\r\n"])

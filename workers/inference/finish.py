@@ -16,6 +16,8 @@ from schemas.events import Attempt, RunFinished
 MAX_RESULT = 256 * 1024  # bytes of a result that an event carries; a larger one stays in TOKENS
 DONE = b"[DONE]"
 
+_DECODED_AT_ONCE = 500  # chunks: half a millisecond, in which no other thread runs
+
 _MICROSECOND = 1e-6
 
 
@@ -145,18 +147,22 @@ def put_together(chunks: list[bytes], usage: bytes | msgspec.Raw | None) -> byte
     """
     if not chunks:
         return None
-    try:
-        decoded = _decode_chunks(b"[%b]" % b",".join(chunks))
-    except msgspec.DecodeError:
-        return None
     choices: dict[int, _Whole] = {}
-    for chunk in decoded:
-        for piece in chunk.choices or ():
-            whole = choices.get(piece.index)
-            if whole is None:
-                whole = choices[piece.index] = _Whole()
-            whole.add(piece)
-    return _to_body(decoded[0], [(index, choices[index]) for index in sorted(choices)], usage)
+    first: _Chunk | None = None
+    for start in range(0, len(chunks), _DECODED_AT_ONCE):
+        try:
+            decoded = _decode_chunks(b"[%b]" % b",".join(chunks[start : start + _DECODED_AT_ONCE]))
+        except msgspec.DecodeError:
+            return None
+        first = first or decoded[0]
+        for chunk in decoded:
+            for piece in chunk.choices or ():
+                whole = choices.get(piece.index)
+                if whole is None:
+                    whole = choices[piece.index] = _Whole()
+                whole.add(piece)
+    assert first is not None
+    return _to_body(first, [(index, choices[index]) for index in sorted(choices)], usage)
 
 
 def _to_body(

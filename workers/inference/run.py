@@ -35,6 +35,7 @@ logger = structlog.get_logger()
 
 _KNOWN_FOR = 60.0  # seconds; the server's memory of message ids is twice as long
 _FINISH_TIMEOUT = 30.0
+_LONG = 2000  # chunks, which take some milliseconds to put together
 _HAND_BACK_TIMEOUT = 1.0
 _BACK_OFF = (0.2, 1.0, 3.0, 5.0)  # seconds before the next delivery
 
@@ -356,7 +357,7 @@ class Run:
         if not history.ended:
             told = await self._place.bus.store(
                 subjects.run_event("finished", run_id),
-                to_run_finished(run_id, history),
+                await _to_event(run_id, history),
                 msg_id=f"EVENTS:run.finished:{run_id}:0",
                 timeout=_FINISH_TIMEOUT,
             )
@@ -392,6 +393,13 @@ class Run:
             sequence=delivery.sequence,
         )
         delivery.term()
+
+
+async def _to_event(run_id: str, history: History) -> bytes:
+    """Encode RunFinished; a long stream is put together off the loop."""
+    if len(history.chunks) > _LONG:
+        return await asyncio.to_thread(to_run_finished, run_id, history)
+    return to_run_finished(run_id, history)
 
 
 def _to_body(request: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:

@@ -18,6 +18,7 @@ from bus.topology import TopologyError
 from cli.exits import Exit
 from cli.migrate import find_providers, migrate_bus
 from cli.providers import read
+from cli.ps import is_frozen
 from cli.state import ROOT, State, default_data, load
 from schemas import subjects
 from schemas.catalogue import Catalogue, decode_catalogue
@@ -114,9 +115,13 @@ def _processes(state: State) -> list[Finding]:
         return [Finding("fail", "supervisor", "it does not run", "start the server: ./jan up")]
     findings = [Finding("ok", "supervisor", f"pid {state.record.supervisor}")]
     for process in state.processes:
-        says = f"{process.state}, pid {process.pid}, {process.restarts} restarts"
+        frozen = is_frozen(process.pid)
+        condition = "frozen" if frozen else process.state
+        says = f"{condition}, pid {process.pid}, {process.restarts} restarts"
         where = f"read {state.data.logs / process.name}.log"
-        if not state.data.owns(process.pid) or process.state != "ready":
+        if frozen:
+            findings.append(Finding("fail", process.name, says, f"kill -CONT {process.pid}"))
+        elif not state.data.owns(process.pid) or process.state != "ready":
             findings.append(Finding("fail", process.name, says, where))
         elif process.restarts > RESTARTS:
             findings.append(Finding("warn", process.name, says, where))

@@ -96,6 +96,7 @@ def _row(
     state: State, process: Process, family: list[psutil.Process], before: float, took: float
 ) -> Row:
     alive = bool(family) and state.data.owns(process.pid)
+    condition = "frozen" if is_frozen(process.pid) else process.state
     return Row(
         name=process.name,
         kind=process.kind,
@@ -106,18 +107,17 @@ def _row(
         cpu=round(max(_cpu_seconds(family) - before, 0.0) / took * 100, 1) if alive else 0.0,
         rss=_rss(family) if alive else 0,
         restarts=process.restarts,
-        state=_state(process, family) if alive else "dead",
+        state=condition if alive else "dead",
         joined=process.joined,
     )
 
 
-def _state(process: Process, family: list[psutil.Process]) -> str:
+def is_frozen(pid: int) -> bool:
+    """Tell whether somebody has stopped a process with SIGSTOP."""
     try:
-        if family[0].status() == psutil.STATUS_STOPPED:
-            return "frozen"
+        return psutil.Process(pid).status() == psutil.STATUS_STOPPED
     except psutil.Error:
-        return "dead"
-    return process.state
+        return False
 
 
 def table(rows: list[Row]) -> str:

@@ -24,6 +24,7 @@ RUNS_CONSUMER = "persistence-runs"
 RUN_EVENTS = "events.run.>"
 _GATHER_SECONDS = 0.2  # how long a batch waits for more: a row is that much behind at most
 _QUERIES_AT_ONCE = 8
+_LAST_PING_SECONDS = 3.5  # a little more than a connection takes at most
 
 
 async def run(settings: PersistenceSettings, *, on_ready: OnReady) -> None:
@@ -65,8 +66,9 @@ async def open_worker(
         yield Work(database.health)
     finally:
         projector.stop()
-        watching.cancel()
         await database.close()
+        # Not cancelled: psycopg would leave a half-made connection open.
+        await asyncio.wait({watching}, timeout=_LAST_PING_SECONDS)
 
 
 def subscribe_to_runs(broker: NatsBroker, settings: PersistenceSettings, intake: Intake) -> None:

@@ -61,23 +61,13 @@ class Projector:
                 self._database.health.up()
                 return
             await still_at_work()
-            await self._pause(pause)
+            if await self._stops_within(pause):
+                raise Unavailable("the worker stops while the database is away")
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def _pause(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._stopping.wait(), seconds)
-        except TimeoutError:
-            return
-        raise Unavailable("the worker stops while the database is away")
-
-    def stop(self) -> None:
-        """Wait for the database no longer: what is not written yet is for the next worker."""
-        self._stopping.set()
-
     async def watch_health(self) -> None:
-        """Ask the database every 2 s whether it is there, so that an idle worker knows too."""
-        while True:
+        """Until `stop`, ask the database every 2 s: an idle worker should know too."""
+        while not self._stopping.is_set():
             try:
                 async with self._database.connect(_PING_SECONDS) as connection:
                     await connection.execute(text("SELECT 1 FROM projection_positions LIMIT 1"))
@@ -85,4 +75,15 @@ class Projector:
                 self._database.health.down(error)
             else:
                 self._database.health.up()
-            await asyncio.sleep(_PING_SECONDS)
+            await self._stops_within(_PING_SECONDS)
+
+    def stop(self) -> None:
+        """Wait for the database no longer: what is not written yet is for the next worker."""
+        self._stopping.set()
+
+    async def _stops_within(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True

@@ -3,9 +3,11 @@
 import base64
 import json
 import secrets
+import time
 from typing import Any
 
 import httpx
+import jwt
 import openai
 import pytest
 
@@ -133,6 +135,24 @@ def test_tokens_that_are_not_ours_are_refused(server: LaunchedServer) -> None:
             response = http.get("/v1/models", headers=[(b"Authorization", header)])
             assert response.status_code == 401, token
             assert response.json()["error"]["code"], token
+
+
+@pytest.mark.requirement("auth.garbled")
+def test_an_expired_token_is_refused(server: LaunchedServer) -> None:
+    [pem] = (server.data / "keys" / "jwt").glob("*.pem")
+    with http_client(server.url) as http:
+        good = guest(http)["access_token"]
+        head = jwt.get_unverified_header(good)
+        claims = jwt.decode(good, options={"verify_signature": False})
+        key = pem.read_bytes()
+
+        def status_of(lifetime: float) -> int:
+            told = {**claims, "exp": time.time() + lifetime}
+            token = jwt.encode(told, key, head["alg"], headers={"kid": head["kid"]})
+            return http.get("/v1/models", headers={"Authorization": f"Bearer {token}"}).status_code
+
+        assert status_of(60) == 200
+        assert status_of(-60) == 401
 
 
 @pytest.mark.requirement("auth.forged")

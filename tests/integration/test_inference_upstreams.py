@@ -182,3 +182,16 @@ async def test_a_drained_worker_lets_streams_end(
     reading = await desk.read(job.run_id)
     assert reading.commit.status == "completed"
     assert len(reading.fences) == 1
+
+
+async def test_heartbeats_go_on_while_the_loop_is_busy(
+    server: NatsServer, desk: Desk, one: Upstream
+) -> None:
+    one.ttft = 4.0
+    async with running_worker(server, providers_of(one)):
+        job = await desk.submit(targets=[FIRST])
+        await one.count(1)
+        time.sleep(3.0)  # noqa: ASYNC251 - nothing on this loop runs meanwhile
+        reading = await desk.until(job.run_id)
+    assert reading.commit.status == "completed"
+    assert len(reading.fences) == 1

@@ -23,8 +23,16 @@ from edge.admission import Admission
 from edge.inbox import Inbox, Reader
 from schemas import frames, ids, subjects
 from schemas.commands import CancelRun, Kind, RunInference, Target, encode
-from schemas.errors import BusError, BusUnavailable, JanError, NotFound, QueueFull, Unavailable
-from schemas.events import decode_run_finished, encode_run_accepted
+from schemas.errors import (
+    BusError,
+    BusTimeout,
+    BusUnavailable,
+    JanError,
+    NotFound,
+    QueueFull,
+    Unavailable,
+)
+from schemas.events import RunRefused, decode_run_finished, encode_event, encode_run_accepted
 
 logger = structlog.get_logger()
 _T = TypeVar("_T")
@@ -374,9 +382,22 @@ class Runs:
             timeout=timeout,
         )
         await both
-        for answer in answers.values():
-            if isinstance(answer, BusError):
-                raise _refusal(answer)
+        refusals = [answer for answer in answers.values() if isinstance(answer, BusError)]
+        if refusals:
+            error = _refusal(refusals[0])
+            if isinstance(answers["job"], BusError) and not isinstance(answers["job"], BusTimeout):
+                self._tell_refused(run_id, error)
+            raise error
+
+    def _tell_refused(self, run_id: str, error: JanError) -> None:
+        """Tell the log, which may have the run as accepted, that its job never will be."""
+        refused = RunRefused(run_id=run_id, at=time.time(), error=msgspec.Raw(error.to_wire()))
+        self._bus.send_stored(
+            subjects.run_event("refused", run_id),
+            encode_event(refused),
+            lambda _: None,
+            msg_id=f"EVENTS:run.refused:{run_id}:0",
+        )
 
     async def _abandon(self, run: Run) -> None:
         """Cancel a run that nobody reads any more, once its grace is over."""

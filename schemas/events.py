@@ -21,6 +21,15 @@ class RunAccepted(msgspec.Struct, frozen=True, omit_defaults=True):
     v: int = 1
 
 
+class RunRefused(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The queue did not take the job of a run that the log calls accepted: it never ran."""
+
+    run_id: str
+    at: float
+    error: OptionalRaw = None  # the envelope that was sent
+    v: int = 1
+
+
 class RunStarted(msgspec.Struct, frozen=True, omit_defaults=True):
     """A worker took a run (one for each fence). `epoch` is the fence's sequence in TOKENS."""
 
@@ -72,6 +81,7 @@ def encode_run_accepted(job: bytes, at: float) -> bytes:
 
 
 decode_run_accepted = msgspec.json.Decoder(RunAccepted).decode
+decode_run_refused = msgspec.json.Decoder(RunRefused).decode
 decode_run_started = msgspec.json.Decoder(RunStarted).decode
 decode_run_finished = msgspec.json.Decoder(RunFinished).decode
 encode_event = encode

@@ -26,7 +26,13 @@ from edge.runs import RunOptions, Runs, open_runs
 from schemas import frames, ids, subjects
 from schemas.catalogue import Catalogue, Deployment, Model
 from schemas.errors import JanError
-from schemas.events import RunFinished, decode_run_accepted, encode_event
+from schemas.events import (
+    RunFinished,
+    RunRefused,
+    decode_run_accepted,
+    decode_run_refused,
+    encode_event,
+)
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.worker import Job, next_cancel, take_job
 
@@ -534,6 +540,19 @@ async def test_a_full_queue_is_a_429(nats: NatsServer, worker: Bus, tmp_path: Pa
     assert refused.status_code == 429
     assert refused.headers["retry-after"] == "1"
     assert refused.json()["error"]["code"] == "queue_full"
+    told = await _last_refusal(nats)
+    assert told.error is not None
+    assert b"queue_full" in bytes(told.error)
+
+
+async def _last_refusal(nats: NatsServer) -> RunRefused:
+    """What the log says of a run that it calls accepted, though its job was not taken."""
+    async with open_bus(nats.url("cli"), name="test") as log, asyncio.timeout(5):
+        while True:
+            stored = await log.last_message(subjects.EVENTS, "events.run.refused.*")
+            if stored is not None:
+                return decode_run_refused(stored.data)
+            await asyncio.sleep(0.02)
 
 
 async def test_without_a_bus_requests_are_refused_within_a_second(

@@ -12,7 +12,7 @@ from schemas.errors import NotFound
 from schemas.events import Attempt, encode_event
 from schemas.queries import AskRun, RunFacts
 from tests.support.postgres import PostgresServer
-from tests.support.runs import Told, accepted, finished, new_run, started, whole_run
+from tests.support.runs import Told, accepted, finished, new_run, refused, started, whole_run
 from workers.persistence.database import Database, open_engine
 from workers.persistence.projections.runs import Fact
 from workers.persistence.projector import Projector, Unusable
@@ -90,6 +90,19 @@ async def test_the_order_of_deliveries_changes_nothing(engine: AsyncEngine) -> N
         found = msgspec.structs.replace(await read(engine, run_id), run_id="same")
         seen.add(encode_event(found))
     assert len(seen) == 1, "each order gives the same row"
+
+
+async def test_a_refused_run_is_told_so_unless_a_repeat_ran(engine: AsyncEngine) -> None:
+    for repeat, status in (([], "refused"), (["started"], "running"), (["finished"], "completed")):
+        seen = set()
+        told = [accepted, refused, *({"started": started, "finished": finished}[r] for r in repeat)]
+        for order in itertools.permutations(range(len(told))):
+            run_id = new_run()
+            for index in order:
+                await project(engine, numbered([told[index](run_id)], first=index + 1))
+            found = await read(engine, run_id)
+            seen.add((found.status, found.error is None))
+        assert seen == {(status, True)}
 
 
 async def test_a_batch_gives_what_its_facts_give_one_by_one(engine: AsyncEngine) -> None:

@@ -12,6 +12,7 @@ from schemas.commands import Kind, RunInference, Target, encode
 from schemas.events import (
     Attempt,
     RunFinished,
+    RunRefused,
     RunStarted,
     Status,
     encode_event,
@@ -57,6 +58,12 @@ def accepted(
         api_key="key_1",
     )
     return Told(subjects.run_event("accepted", run_id), encode_run_accepted(encode(job), at))
+
+
+def refused(run_id: str, *, at: float = 1000.2) -> Told:
+    """The queue did not take the job."""
+    event = RunRefused(run_id, at, msgspec.Raw(b'{"error":{"code":"queue_full"}}'))
+    return Told(subjects.run_event("refused", run_id), encode_event(event))
 
 
 def started(

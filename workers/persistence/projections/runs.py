@@ -55,6 +55,11 @@ class _Accepted(msgspec.Struct):
     at: float
 
 
+class _Refused(msgspec.Struct):
+    run_id: str
+    at: float
+
+
 class _Started(msgspec.Struct):
     run_id: str
     attempt: int
@@ -86,6 +91,7 @@ class _Other(msgspec.Struct):
 
 
 _decode_accepted = msgspec.json.Decoder(_Accepted).decode
+_decode_refused = msgspec.json.Decoder(_Refused).decode
 _decode_started = msgspec.json.Decoder(_Started).decode
 _decode_finished = msgspec.json.Decoder(_Finished).decode
 _decode_other = msgspec.json.Decoder(_Other).decode
@@ -177,6 +183,10 @@ def _fold(rows: Rows, fact: Fact) -> None:
             accepted = _decode_accepted(fact.data)
             run_id, at = accepted.command.run_id, accepted.at
             _fold_accepted(rows.run(_text(run_id)), accepted)
+        case "refused":
+            refused = _decode_refused(fact.data)
+            run_id, at = refused.run_id, refused.at
+            _fold_refused(rows.run(_text(run_id)))
         case "started":
             started = _decode_started(fact.data)
             run_id, at = started.run_id, started.at
@@ -205,11 +215,16 @@ def _fold_accepted(row: RunRow, event: _Accepted) -> None:
     row.request_id = _text(command.request_id)
 
 
+def _fold_refused(row: RunRow) -> None:
+    if row.status == "accepted":  # a repeat under its Idempotency-Key may have run after all
+        row.status = "refused"
+
+
 def _fold_started(rows: Rows, event: _Started) -> None:
     run_id = _text(event.run_id)
     row = rows.run(run_id)
     row.started_at = min(event.at, row.started_at or event.at)
-    if row.status == "accepted":
+    if row.status in ("accepted", "refused"):
         row.status = "running"
     if row.finished_at is None:
         row.deployment = _text(event.deployment)
@@ -295,6 +310,7 @@ _RUN_COLUMNS = tuple(RunRow.__slots__)
 _ENDED = "r.status IN ('completed', 'failed', 'cancelled')"
 _RUN_MERGES = {
     "status": f"CASE WHEN {_ENDED} OR excluded.status = 'accepted'"
+    " OR (excluded.status = 'refused' AND r.status = 'running')"
     " THEN r.status ELSE excluded.status END",
     "deployment": f"CASE WHEN {_ENDED} THEN coalesce(r.deployment, excluded.deployment)"
     " ELSE coalesce(excluded.deployment, r.deployment) END",

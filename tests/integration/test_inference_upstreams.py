@@ -190,7 +190,8 @@ async def test_heartbeats_go_on_while_the_loop_is_busy(
     one.ttft = 4.0
     async with running_worker(server, providers_of(one)):
         job = await desk.submit(targets=[FIRST])
-        await one.count(1)
+        while not (await desk.read(job.run_id)).fences:
+            pass
         time.sleep(3.0)  # noqa: ASYNC251 - nothing on this loop runs meanwhile
         reading = await desk.until(job.run_id)
     assert reading.commit.status == "completed"

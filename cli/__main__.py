@@ -13,6 +13,7 @@ import uvloop
 from dotenv import load_dotenv
 
 from cli.exits import Exit
+from cli.logs import configure
 
 # Imported on demand: a verb should not wait for the libraries of the others.
 VERBS = (
@@ -77,6 +78,7 @@ def run(argv: list[str]) -> int:
         print(f"jan: there is no verb {name!r}: jan --help lists them", file=sys.stderr)
         return 2
     load_dotenv(Path(".env"))  # children inherit it, so all processes read the same file
+    configure("jan", "error")  # on stderr: what a verb prints may be read by a program
     verb = load_verb(name)
     args = parse(verb, name, rest)
     # The supervisor only waits; it needs the standard loop's way of starting processes.

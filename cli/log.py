@@ -98,13 +98,15 @@ class Place:
 
 async def locate(bus: Bus, wanted: Wanted) -> Place:
     """Find where to read: from the index in the database, else from the time in the id."""
+    if wanted.run_id and ids.created_ms(wanted.run_id) > (time.time() + _CLOCKS_DIFFER) * 1000:
+        raise _unknown(wanted)  # from the future
     try:
         run_id = wanted.run_id or await _run_of_request(bus, wanted.given)
         known = await _ask(bus, "events", AskRun(run_id=run_id), RunEvents)
         return Place(run_id, known.events[0].seq if known.events else 0)
     except NotFound:
         # Without its row yet, perhaps: the projection is some moments behind the log.
-        if wanted.run_id is None or ids.created_ms(wanted.run_id) > (time.time() + 60) * 1000:
+        if wanted.run_id is None:
             raise _unknown(wanted) from None
     except (BusError, Unavailable, InternalError) as error:
         if wanted.run_id is None:

@@ -17,15 +17,8 @@ from schemas.commands import decode_cancel_run
 
 # What comes first among facts of the same moment.
 _ORDER = (
-    "accepted",
-    "queued",
-    "cancel",
-    "fence",
-    "handover",
-    "picked",
-    "first",
-    "frames",
-    "commit",
+    *("accepted", "queued", "cancel", "fence", "handover", "picked"),
+    *("first", "frames", "result", "commit"),
 )
 _LONE_FRAME = 1
 

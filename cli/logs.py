@@ -64,7 +64,9 @@ def configure(process: str, level: str = "info") -> None:
     )
     # Libraries are heard when something is wrong; at `debug` they may talk.
     logging.basicConfig(
-        handlers=[handler], level=number if number < LEVELS["info"] else LEVELS["warning"]
+        handlers=[handler],
+        level=number if number < LEVELS["info"] else LEVELS["warning"],
+        force=True,  # a verb that becomes a process configures twice
     )
 
 

@@ -90,6 +90,7 @@ class Bus:
         self._on_disconnect: list[Callable[[], None]] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
+        self._swept = self._loop.time()
 
     async def start(self) -> None:
         """Take over the connection's reading and open the reply inbox."""
@@ -100,7 +101,7 @@ class Bus:
         self._chain_callbacks()
         self._inbox = self.nc.new_inbox().encode() + b"."
         await self.subscribe(self._inbox.decode() + "*", self._on_reply)
-        self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
+        self._sweep()
 
     async def close(self) -> None:
         """Fail what still waits, send what was published, and close the connection."""
@@ -317,8 +318,11 @@ class Bus:
     def _sweep(self) -> None:
         """Tell the requests whose time is over that no answer came."""
         now = self._loop.time()
-        for number in [number for number, (due, _) in self._replies.items() if due <= now]:
-            self._replies.pop(number)[1](None)
+        # After a pause of the whole process the answers may lie unread in the socket: read first.
+        if now - self._swept < 2 * _SWEEP:
+            for number in [number for number, (due, _) in self._replies.items() if due <= now]:
+                self._replies.pop(number)[1](None)
+        self._swept = now
         self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
 
     def _fail_replies(self) -> None:

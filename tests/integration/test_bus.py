@@ -1,6 +1,7 @@
 """The bus on a real server: acks, refusals, direct get, buckets, and a server that dies."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -156,6 +157,23 @@ async def test_an_unacked_message_is_told_to_have_an_unknown_outcome(
     await inference.nc.flush()
     assert isinstance(answers[0], BusTimeout)
     assert len(answers) == 1  # the late ack is not told a second time
+
+
+async def test_an_answer_that_came_while_the_process_stood_still_is_believed(
+    inference: Bus,
+) -> None:
+    answered = asyncio.Event()
+    answers: list[Ack | BusError] = []
+
+    def on_ack(ack: Ack | BusError) -> None:
+        answers.append(ack)
+        answered.set()
+
+    inference.send_stored(FRAMES, b"?", on_ack, timeout=0.5)
+    await asyncio.sleep(0)  # it is written at the end of the loop's turn
+    time.sleep(1.0)  # noqa: ASYNC251 - the whole loop stands still, as in a frozen process
+    await until(answered)
+    assert isinstance(answers[0], Ack)
 
 
 async def test_a_watch_hears_every_change_also_those_of_an_outage(

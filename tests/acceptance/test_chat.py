@@ -297,7 +297,7 @@ def test_what_an_upstream_adds_reaches_the_client(
         "provider_specific": {"region": "north"},
     }
     upstream.script(
-        {"type": "body", "pieces": [to_base64(told)], "content_type": "application/json"}
+        {"kind": "body", "pieces": [to_base64(told)], "content_type": "application/json"}
     )
     body = {"model": SCRIPTED, "messages": [{"role": "user", "content": "Unknown fields."}]}
     answer = http.post("/v1/chat/completions", json=body).raise_for_status().json()

@@ -20,7 +20,7 @@ def test_no_generated_request_is_a_fault_of_ours(
             *(str(Path(sys.executable).with_name("st")), "run", f"{server.url}/openapi.json"),
             *("--header", f"Authorization: Bearer {api_key}"),
             *("--checks", "not_a_server_error", "--phases", "examples,coverage,fuzzing"),
-            *("--max-time", str(SECONDS), "--request-timeout", "20", "--workers", "2"),
+            *("--max-time", str(SECONDS), "--request-timeout", "20", "--workers", "1"),
             *("--seed", "1", "--no-color"),
         ],
         cwd=tmp_path,

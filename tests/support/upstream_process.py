@@ -31,7 +31,7 @@ class UpstreamProcess:
         return found
 
     def script(self, *parts: dict[str, Any]) -> None:
-        """Say how to answer the next calls: parts of a script, each with its `type`."""
+        """Say how to answer the next calls: parts of a script, each with its `kind`."""
         url = f"http://127.0.0.1:{self.port}/control/script"
         httpx.post(url, json=list(parts)).raise_for_status()
 

@@ -8,20 +8,17 @@ with running_nats(tmp_path) as nats:
 import os
 import random
 import secrets
-import shutil
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from bus.connection import connect
 from bus.topology import Change, apply
 from schemas.providers import Providers, default_providers
+from tests.support.programs import program
 
 NATS = Path(__file__).parents[2] / "nats"
 USERS = ("edge", "inference", "persistence", "migrate", "cli")
@@ -76,7 +73,7 @@ class NatsServer:
         env = {f"JAN_NATS_{user.upper()}_PASSWORD": self._passwords[user] for user in USERS}
         arguments = ["-a", "127.0.0.1", "-p", str(self.port), "-sd", str(self._folder)]
         self._process = subprocess.Popen(
-            [_binary(), "-c", str(NATS / "server.conf"), *arguments],
+            [program("nats-server"), "-c", str(NATS / "server.conf"), *arguments],
             env={"PATH": os.environ.get("PATH", ""), **env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -152,14 +149,3 @@ async def migrate(server: NatsServer, providers: Providers | None = None) -> lis
         return await apply(nc, NATS, providers or default_providers())
     finally:
         await nc.close()
-
-
-def _binary() -> str:
-    """The server that is installed beside this Python."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    found = shutil.which("nats-server", path=path)
-    if found is not None:
-        return found
-    if os.environ.get("CI"):
-        pytest.fail("nats-server is not installed")
-    pytest.skip("nats-server is not installed")

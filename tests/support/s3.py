@@ -1,18 +1,17 @@
 """A real S3 server for tests: SeaweedFS over its own folder, on free ports."""
 
 import os
-import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
 import urllib3
+
+from tests.support.programs import program
 
 ACCESS_KEY = "test"
 SECRET = "a-secret-of-the-tests"
@@ -53,7 +52,7 @@ def running_s3(folder: Path) -> Iterator[S3Server]:
     fixed = ("-master.telemetry=false", "-webdav=false", "-admin.ui=false", f"-bucket={BUCKET}")
     process = subprocess.Popen(
         [
-            _binary(),
+            program("weed"),
             "mini",
             f"-dir={folder}",
             "-ip=127.0.0.1",
@@ -98,13 +97,3 @@ def _free_ports(count: int) -> list[int]:
         for each in taken:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in taken]
-
-
-def _binary() -> str:
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    found = shutil.which("weed", path=path)
-    if found is not None:
-        return found
-    if os.environ.get("CI"):
-        pytest.fail("weed is not installed")
-    pytest.skip("weed is not installed")

@@ -86,6 +86,7 @@ class Bus:
         self._replies: dict[int, tuple[float, _OnReply]] = {}
         self._counter = 0
         self._inbox = b""
+        self.connected_at = time.time()  # what was stored before may have been forgotten since
         self._on_reconnect: list[Callable[[], None]] = []
         self._on_disconnect: list[Callable[[], None]] = []
         self._sweeper: asyncio.TimerHandle | None = None
@@ -349,6 +350,7 @@ class Bus:
                 await before_disconnect()
 
         async def reconnected() -> None:
+            self.connected_at = time.time()
             for callback in list(self._on_reconnect):
                 callback()
             if before_reconnect is not None:

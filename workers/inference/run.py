@@ -150,8 +150,10 @@ class Run:
 
     def _is_first(self) -> bool:
         """Whether probably nobody has written to the run yet. If it is wrong, Refused follows."""
-        age = time.time() - ids.created_ms(self.job.run_id) / 1000
-        return self._attempt == 1 and age < _KNOWN_FOR
+        created = ids.created_ms(self.job.run_id) / 1000
+        # A killed server forgets acks and delivers for the "first" time what is long done.
+        known = created > self._place.bus.connected_at
+        return self._attempt == 1 and known and time.time() - created < _KNOWN_FOR
 
     def _begin(self) -> Writer:
         """Write without looking. Only a stream needs a fence: a body is one message, or refused."""

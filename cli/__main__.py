@@ -78,7 +78,6 @@ def run(argv: list[str]) -> int:
         print(f"jan: there is no verb {name!r}: jan --help lists them", file=sys.stderr)
         return 2
     load_dotenv(Path(".env"))  # children inherit it, so all processes read the same file
-    configure("jan", "error")  # on stderr: what a verb prints may be read by a program
     verb = load_verb(name)
     args = parse(verb, name, rest)
     # The supervisor only waits; it needs the standard loop's way of starting processes.
@@ -96,4 +95,5 @@ def run(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    configure("jan", "error")  # on stderr: what a verb prints may be read by a program
     sys.exit(run(sys.argv[1:]))

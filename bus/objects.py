@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,9 @@ class ObjectStore(Protocol):
 
     async def delete(self, key: str) -> None:
         """Forget it. Idempotent."""
+
+    async def expire(self, folder: str, before: float) -> int:
+        """Forget what was stored in a folder before a moment (unix seconds); return how many."""
 
 
 class DirectoryStore:
@@ -45,6 +49,10 @@ class DirectoryStore:
         """Remove the file."""
         await asyncio.to_thread(self._path(key).unlink, True)
 
+    async def expire(self, folder: str, before: float) -> int:
+        """Remove the files that were not written since."""
+        return await asyncio.to_thread(_remove_older, self._path(folder), before)
+
     def _path(self, key: str) -> Path:
         return self._folder / checked(key)
 
@@ -53,6 +61,17 @@ class DirectoryStore:
         half = path.with_name(f"{path.name}.{os.getpid()}.half")
         half.write_bytes(data)
         half.replace(path)
+
+
+def _remove_older(folder: Path, before: float) -> int:
+    removed = 0
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # another process removes them too
+                if entry.is_file() and entry.stat().st_mtime < before:
+                    os.unlink(entry.path)
+                    removed += 1
+    return removed
 
 
 def checked(key: str) -> str:

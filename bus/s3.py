@@ -47,6 +47,21 @@ class S3Store:
         name = checked(key)
         await _in_thread(lambda: self._client.remove_object(self._bucket, name))
 
+    async def expire(self, folder: str, before: float) -> int:
+        """Remove the objects that were not written since."""
+        prefix = f"{checked(folder)}/"
+        return await _in_thread(lambda: self._remove_older(prefix, before))
+
+    def _remove_older(self, prefix: str, before: float) -> int:
+        removed = 0
+        for found in self._client.list_objects(self._bucket, prefix):
+            key, written = found.object_name, found.last_modified
+            # Some servers list the folder itself, too.
+            if key and key != prefix and written is not None and written.timestamp() < before:
+                self._client.remove_object(self._bucket, key)
+                removed += 1
+        return removed
+
     def _read(self, key: str) -> bytes:
         response = self._client.get_object(self._bucket, key)
         try:

@@ -22,7 +22,7 @@ from edge import idempotency
 from edge.admission import Admission
 from edge.inbox import Inbox, Reader
 from schemas import frames, ids, subjects
-from schemas.commands import CancelRun, Kind, RunInference, Target, encode
+from schemas.commands import REQUESTS, CancelRun, Kind, RunInference, Target, encode
 from schemas.errors import (
     BusError,
     BusTimeout,
@@ -330,7 +330,7 @@ class Runs:
         run_id = entry.run_id
         reference = None
         if len(order.body) > MAX_EMBEDDED:
-            reference = f"requests/{run_id}"
+            reference = f"{REQUESTS}/{run_id}"
             await self._objects.put(reference, order.body)
         job = encode(
             RunInference(

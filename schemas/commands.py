@@ -8,6 +8,8 @@ from schemas.raw import OptionalRaw
 
 Kind = Literal["chat", "completion", "embedding"]
 
+REQUESTS = "requests"  # the object store's folder for requests too large for the bus
+
 
 class Target(msgspec.Struct, frozen=True):
     """A deployment that may serve a run, and the pool of workers that can reach it."""

@@ -1,5 +1,6 @@
 """The object store: one contract for a directory and for a real S3 server."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +39,17 @@ async def test_what_is_put_is_got_until_it_is_deleted(store: ObjectStore) -> Non
     await store.delete("requests/run_1")
     with pytest.raises(NotFound):
         await store.get("requests/run_1")
+
+
+async def test_what_is_old_expires(store: ObjectStore) -> None:
+    for key in ("requests/run_1", "requests/run_2", "others/run_1"):
+        await store.put(key, b"body")
+    assert await store.expire("requests", time.time() - 60) == 0
+    assert await store.expire("requests", time.time() + 60) == 2
+    assert await store.expire("requests", time.time() + 60) == 0
+    with pytest.raises(NotFound):
+        await store.get("requests/run_1")
+    assert await store.get("others/run_1") == b"body"
 
 
 async def test_an_empty_object_is_one(store: ObjectStore) -> None:

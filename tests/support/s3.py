@@ -5,11 +5,13 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import urllib3
+from minio import Minio
+from minio.error import S3Error
 
 from tests.support.programs import program
 
@@ -80,14 +82,18 @@ def running_s3(folder: Path) -> Iterator[S3Server]:
 
 
 def _until_ready(server: S3Server) -> None:
-    """Ask until the bucket is there: without credentials it is forbidden, before that missing."""
+    """Ask until the bucket is there: the server answers some time before it has made it."""
     deadline = time.monotonic() + 60
-    http = urllib3.PoolManager(retries=urllib3.Retry(40, backoff_factor=0.1, backoff_max=0.3))
+    retries = urllib3.Retry(40, backoff_factor=0.1, backoff_max=0.3)
+    address = server.url.removeprefix("http://")
+    http = urllib3.PoolManager(retries=retries)
+    client = Minio(address, ACCESS_KEY, SECRET, secure=False, http_client=http)
     while time.monotonic() < deadline:
         if server.process.poll() is not None:
             raise RuntimeError("the S3 server has ended")
-        if http.request("GET", f"{server.url}/{BUCKET}").status == 403:
-            return
+        with suppress(S3Error):
+            if client.bucket_exists(BUCKET):
+                return
     raise RuntimeError("the S3 server does not start")
 
 

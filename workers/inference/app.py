@@ -14,6 +14,7 @@ from workers.inference.deployments import open_deployments, read_providers_file
 from workers.inference.heartbeat import open_heartbeat
 from workers.inference.metrics import InferenceMetrics
 from workers.inference.pull import Pull, pull_jobs, queues_of
+from workers.inference.requests import tidy_requests
 from workers.inference.run import Workplace
 from workers.inference.runs import Runs
 from workers.inference.settings import InferenceSettings
@@ -86,6 +87,7 @@ async def open_inference(
             open_heartbeat(url, settings.name, settings.ack_wait, runs, runs.lose),
             open_control(bus, cancels, runs.cancel),
             watch_abandonment(bus, runs),
+            tidy_requests(objects, settings.requests_kept),
         ):
             pull = Pull(bus, queues_of(pools), settings.slots, runs.start, settings.ack_wait)
             try:

@@ -46,6 +46,12 @@ class InferenceSettings(WorkerSettings):
         description="Deliveries of a job: the consumers' max_deliver. The last one only tells the "
         "readers, so that a job that kills its workers ends.",
     )
+    requests_kept: float = Field(
+        default=86400.0,
+        ge=3600,
+        description="Seconds that request bodies over 1 MiB stay in the object store. A day is how "
+        "long a job can wait in its queue; nothing reads them after it.",
+    )
     s3_url: str = Field(
         default="",
         description="Object store of large requests; empty: the folder `objects` under data.",

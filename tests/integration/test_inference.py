@@ -295,6 +295,21 @@ async def test_a_job_that_fails_its_workers_is_told_and_buried(
     assert b"Jan-Error: " in dead.headers
 
 
+async def test_a_run_that_gets_on_outlives_any_number_of_workers(
+    server: NatsServer, desk: Desk
+) -> None:
+    job = await desk.submit("!tokens 60")
+    frames_stored = 0
+    for _ in range(6):
+        async with running_worker(server, simulated(token_ms=10), drain_timeout=0):
+            reading = await desk.until(job.run_id, frames_stored + 2)
+            frames_stored = reading.fold.next
+    async with running_worker(server):
+        reading = await desk.until(job.run_id)
+    assert reading.commit.status == "completed"
+    assert len(reading.fences) == 7
+
+
 async def test_a_worker_never_has_more_jobs_than_slots(server: NatsServer, desk: Desk) -> None:
     async with running_worker(server, simulated(token_ms=5), slots=3) as worker:
         jobs = [await desk.submit("!tokens 10") for _ in range(12)]

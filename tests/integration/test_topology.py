@@ -122,10 +122,10 @@ async def test_what_the_files_do_not_name_stays(server: NatsServer, folder: Path
 async def test_a_changed_consumer_is_updated_in_place(server: NatsServer, folder: Path) -> None:
     await migrate(server)
     file = folder / "consumers" / "inference.json"
-    file.write_text(file.read_text().replace('"max_deliver": 5', '"max_deliver": 7'))
+    file.write_text(file.read_text().replace('"max_deliver": 20', '"max_deliver": 7'))
     async with client(server) as nc:
         changes = await apply(nc, folder, default_providers())
-        assert [change.differences for change in changes] == [(("max_deliver", 5, 7),)] * 2
+        assert [change.differences for change in changes] == [(("max_deliver", 20, 7),)] * 2
         assert await plan(nc, folder, default_providers()) == []
 
 

@@ -57,6 +57,11 @@ class History:
         if self.counts:
             self.counts[-1] += count
 
+    def last_fruitful(self) -> int:
+        """The number of the last attempt that added frames; 0 if none has."""
+        counted = zip(self.attempts, self.counts, strict=True)
+        return max((attempt.attempt for attempt, count in counted if count), default=0)
+
     def add_commit(self, commit: frames.Commit, at: int) -> None:
         """The run's text ended."""
         self.commit = commit

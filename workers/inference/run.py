@@ -38,6 +38,7 @@ _FINISH_TIMEOUT = 30.0
 _LONG = 2000  # chunks, which take some milliseconds to put together
 _HAND_BACK_TIMEOUT = 1.0
 _BACK_OFF = (0.2, 1.0, 3.0, 5.0)  # seconds before the next delivery
+_FRUITLESS_LIMIT = 4  # deliveries in a row that add nothing to a run
 
 _split_body = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -228,7 +229,7 @@ class Run:
             return self._to_ending(error)
 
     async def _generate(self, writer: Writer) -> Ending:
-        if self._attempt >= self._place.max_deliver:
+        if self._is_hopeless(writer.history):
             self._given_up = True
             tries = self._attempt - 1
             raise InternalError(f"the run was given up: {tries} workers have failed at it")
@@ -244,6 +245,14 @@ class Run:
             raise InternalError("a worker died while it sent the result")
         body, outcome = await self._complete(generation, turns)
         return Ending("completed", body=_parts(body), flags=frames.RESULT, outcome=outcome)
+
+    def _is_hopeless(self, history: History) -> bool:
+        """Whether the job itself seems to end its workers, or this is its last delivery.
+
+        A run that gets on meanwhile is not to blame: it was in bad company.
+        """
+        fruitless = self._attempt - 1 - history.last_fruitful()
+        return fruitless >= _FRUITLESS_LIMIT or self._attempt >= self._place.max_deliver
 
     async def _stream(self, generation: Generation, turns: Turns, writer: Writer) -> Outcome:
         """Stream from one deployment after the other, as far as the next can take it up."""

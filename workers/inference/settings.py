@@ -41,10 +41,11 @@ class InferenceSettings(WorkerSettings):
         "worker: the consumers' ack_wait. A worker that was frozen for longer stops its runs.",
     )
     max_deliver: int = Field(
-        default=5,
+        default=20,
         ge=2,
         description="Deliveries of a job: the consumers' max_deliver. The last one only tells the "
-        "readers, so that a job that kills its workers ends.",
+        "readers; so does the fifth in a row that finds nothing added, so that a job that kills "
+        "its workers ends and those beside it go on.",
     )
     requests_kept: float = Field(
         default=86400.0,

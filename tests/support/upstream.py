@@ -295,7 +295,7 @@ class _Connection(asyncio.Protocol):
             else:
                 text = _text(call.body)
                 self._fail_if_asked(text)
-                await asyncio.sleep(self._upstream.ttft)
+                await asyncio.sleep(self._wait_for_first(text))
                 if text.cues.stall is not None:
                     await asyncio.Event().wait()
                 self._send(200, to_body(_job(call), text))
@@ -304,13 +304,17 @@ class _Connection(asyncio.Protocol):
                 Fail(error.http_status, _envelope(error.message, error.wire_code, error.param))
             )
 
+    def _wait_for_first(self, text: Text) -> float:
+        ttft = text.cues.ttft
+        return self._upstream.ttft if ttft is None else ttft / 1000
+
     async def _stream(self, call: Call, stop: int | None = None) -> None:
         """Send a stream's head and its steps, on schedule; all, or up to `stop` of them."""
         text = _text(call.body)
         self._fail_if_asked(text)
         cues, up = text.cues, self._upstream
         pace = up.pace if cues.pace is None else cues.pace / 1000
-        begin = time.monotonic() + (up.ttft if cues.ttft is None else cues.ttft / 1000)
+        begin = time.monotonic() + self._wait_for_first(text)
         self._send_head(200, "text/event-stream")
         for position, chunks in enumerate(to_steps(_job(call), text)):
             if position == stop:

@@ -103,7 +103,8 @@ async def locate(bus: Bus, wanted: Wanted) -> Place:
     try:
         run_id = wanted.run_id or await _run_of_request(bus, wanted.given)
         known = await _ask(bus, "events", AskRun(run_id=run_id), RunEvents)
-        return Place(run_id, known.events[0].seq if known.events else 0)
+        # Events reach the index in any order: only the one that begins a run says where it begins.
+        return Place(run_id, next((one.seq for one in known.events if one.verb == "accepted"), 0))
     except NotFound:
         # Without its row yet, perhaps: the projection is some moments behind the log.
         if wanted.run_id is None:

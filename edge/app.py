@@ -57,15 +57,13 @@ def create_routes() -> list[BaseRoute]:
     ]
 
 
-def create_app(settings: EdgeSettings, *, port: Callable[[], int] = lambda: 0) -> ASGIApp:
-    """Build the application; the outermost wrapper comes last. `port` is told to others."""
+def create_app(settings: EdgeSettings) -> ASGIApp:
+    """Build the application; the outermost wrapper comes last.
+
+    It serves HTTP only, and finds in each request's state what `open_edge` opened.
+    """
     routes = create_routes()
-    app: ASGIApp = Router(
-        routes,
-        redirect_slashes=False,
-        default=_not_found,
-        lifespan=lambda _: open_edge(settings, port),
-    )
+    app: ASGIApp = Router(routes, redirect_slashes=False, default=_not_found)
     app = Limiting(app)
     app = Authentication(app)
     app = Hygiene(app, settings.max_body)
@@ -83,8 +81,8 @@ def create_app(settings: EdgeSettings, *, port: Callable[[], int] = lambda: 0) -
 
 
 @asynccontextmanager
-async def open_edge(settings: EdgeSettings, port: Callable[[], int]) -> AsyncIterator[EdgeState]:
-    """Open everything that requests use, for the context's life."""
+async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeState]:
+    """Open everything that requests use, for the context's life. `port` is told to others."""
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         bus = await enter(open_bus(settings.nats_url.get_secret_value(), name=settings.name))
@@ -101,7 +99,7 @@ async def open_edge(settings: EdgeSettings, port: Callable[[], int]) -> AsyncIte
         presence = Presence(
             bus,
             settings.name,
-            lambda: {"host": settings.host, "port": port(), "running": len(runs)},
+            lambda: {"host": settings.host, "port": port, "running": len(runs)},
         )
         inbox = await enter(open_inbox(bus, settings.name))
         runs = await enter(
@@ -175,5 +173,4 @@ async def _watching(
 
 
 async def _not_found(scope: Scope, _receive: Receive, _send: Send) -> None:
-    if scope["type"] == "http":
-        raise unknown_route(scope)
+    raise unknown_route(scope)

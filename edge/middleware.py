@@ -44,9 +44,6 @@ class Envelope:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
         started = first = time.perf_counter()
         status = 500
         state = state_of(scope)
@@ -96,16 +93,13 @@ class Errors:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
         scope["app"] = self  # or Starlette would answer wrong methods itself, in its own words
         try:
             await self.app(scope, receive, send)
         except Exception as exception:  # the one handler of the edge
             error = to_error(exception, scope)
             if state_of(scope).get("answered"):
-                raise  # too late to tell: the server cuts the connection
+                return  # too late to tell: an answer without its end is cut off
             headers: Headers = list(getattr(exception, "headers", None) or ())
             if isinstance(error, MethodNotAllowed):
                 headers = [(b"allow", self._methods(scope))]
@@ -128,9 +122,6 @@ class Hygiene:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
         path: str = scope["path"]
         if path.startswith(_PREFIXES):
             start = path.find("/", 1)
@@ -171,13 +162,12 @@ class Authentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] == "http":
-            path: str = scope["path"]
-            if path.startswith("/v1/") and not path.startswith(_PUBLIC):
-                state = state_of(scope)
-                state["principal"] = state["authenticator"].authenticate(dict(scope["headers"]))
-                if not state["bus"].connected and not path.startswith(_WITHOUT_BUS):
-                    raise BusUnavailable("the message bus can't be reached", retry_after=1)
+        path: str = scope["path"]
+        if path.startswith("/v1/") and not path.startswith(_PUBLIC):
+            state = state_of(scope)
+            state["principal"] = state["authenticator"].authenticate(dict(scope["headers"]))
+            if not state["bus"].connected and not path.startswith(_WITHOUT_BUS):
+                raise BusUnavailable("the message bus can't be reached", retry_after=1)
         await self.app(scope, receive, send)
 
 

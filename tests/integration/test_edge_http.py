@@ -411,6 +411,64 @@ async def test_what_is_no_http_is_refused_in_the_envelope(
     assert b'"code":"invalid_http"' in answer
 
 
+@pytest.mark.parametrize("sent", [b"x: " + b"y" * 1_000_000, b"x: y\r\n" * 100_000])
+async def test_trailers_without_an_end_are_refused(client: httpx.AsyncClient, sent: bytes) -> None:
+    head = b"POST /auth/logout HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n"
+    pieces = [sent[start : start + 50_000] for start in range(0, len(sent), 50_000)]
+    answer = await raw(client, head, *pieces)
+    assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"transfer-encoding: chunked\r\n\r\nno size\r\n",
+        b"transfer-encoding: strange\r\n\r\nbody",
+    ],
+)
+async def test_a_body_that_is_no_http_is_refused_in_the_envelope(
+    client: httpx.AsyncClient, rest: bytes
+) -> None:
+    answer = await raw(client, b"POST /auth/logout HTTP/1.1\r\nhost: x\r\n" + rest)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b'"code":"invalid_http"' in answer
+
+
+async def test_an_answered_request_is_not_answered_again(client: httpx.AsyncClient) -> None:
+    """Its body goes wrong when it was refused already."""
+    head = b"POST /nowhere HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
+    writer.write(head)
+    answer = await asyncio.wait_for(reader.readuntil(b"}}"), 5)
+    writer.write(b"no size\r\n")
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    writer.close()
+
+
+async def test_a_request_that_asks_for_another_protocol_is_served_in_this_one(
+    client: httpx.AsyncClient,
+) -> None:
+    """As Java's client does with every first request; the body must not get lost."""
+    body = b'{"refresh_token": "rt_unknown"}'
+    head = (
+        b"POST /auth/refresh-token HTTP/1.1\r\nhost: x\r\nconnection: Upgrade, HTTP2-Settings\r\n"
+        b"upgrade: h2c\r\nhttp2-settings: AAEA\r\ncontent-length: %d\r\n\r\n" % len(body)
+    )
+    last = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    for parts in ([head + body + last], [head[:50], head[50:], body, last]):
+        answer = await raw(client, *parts)
+        assert answer.startswith(b"HTTP/1.1 401 ")
+        assert b'"code":"invalid_refresh_token"' in answer
+        assert answer.endswith(b'{"status":"ok"}')
+
+
+@pytest.mark.parametrize("target", [b"other:443", b"/healthz"])
+async def test_the_edge_is_no_proxy(client: httpx.AsyncClient, target: bytes) -> None:
+    answer = await raw(client, b"CONNECT %b HTTP/1.1\r\nhost: x\r\n\r\n" % target)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
 async def test_sockets_send_without_delay(client: httpx.AsyncClient) -> None:
     """Nagle's algorithm would hold a token back until the one before is acknowledged."""
     async with client.stream("GET", "/healthz"):

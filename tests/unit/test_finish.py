@@ -2,9 +2,12 @@
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from schemas import frames
 from schemas.events import decode_run_finished
+from workers.inference.engines import Captured
 from workers.inference.finish import DONE, MAX_RESULT, History, put_together, to_run_finished
 
 SECOND = 1_000_000
@@ -206,3 +209,29 @@ def test_a_large_result_is_left_out() -> None:
     long = chunk(0, content="x" * (MAX_RESULT + 1))
     history, _ = written(fence("a", 1, SECOND), data(10, 0, SECOND, long, DONE, commit="completed"))
     assert decode_run_finished(to_run_finished("run_x", history)).result is None
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 3) | st.text("ab", max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(("index", "arguments", "function", "a")), inner)
+    ),
+    max_leaves=4,
+)
+deltas = st.dictionaries(
+    st.sampled_from(("role", "content", "refusal", "tool_calls", "function_call")), anything
+)
+
+
+@given(st.lists(deltas, max_size=4))
+def test_whatever_an_upstream_sends_a_run_can_end(given: list[dict[str, object]]) -> None:
+    chunks = [chunk(**delta) for delta in given]
+    put_together(chunks, None)
+    Captured(chunks).choices()
+
+
+def test_content_in_a_form_of_its_own_is_not_continued() -> None:
+    parts = [{"type": "thinking", "thinking": "hm"}]
+    choices = Captured([chunk(content="A"), chunk(content=parts), chunk(content="B")]).choices()
+    assert (choices[0].text, choices[0].continuable) == ("AB", False)

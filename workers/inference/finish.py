@@ -239,7 +239,9 @@ class _Whole:
             for call in value:
                 _merge_call(self.tools, call)
         elif name == "function_call" and isinstance(value, dict):
-            _merge(self.others.setdefault(name, {}), value)
+            call = self.others.setdefault(name, {})
+            if isinstance(call, dict):
+                _merge(call, value)
         elif isinstance(value, str) and name != "role":
             self._add_text(name, value)
         elif value is not None:

@@ -54,7 +54,12 @@ class Captured:
         """Put the chunks together, choice by choice."""
         choices: dict[int, CapturedChoice] = {}
         for chunk in self.chunks:
-            for piece in _decode_chunk(chunk).choices or ():
+            try:
+                pieces = _decode_chunk(chunk).choices or ()
+            except msgspec.ValidationError:  # content in parts, say: an upstream's own form
+                choices.setdefault(0, CapturedChoice()).continuable = False
+                continue
+            for piece in pieces:
                 _add(choices.setdefault(piece.index, CapturedChoice()), piece)
         return choices
 

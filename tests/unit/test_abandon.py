@@ -21,6 +21,7 @@ class Edges:
     def __init__(self, read: set[str]) -> None:
         self.connected = True
         self.read = read
+        self.replies: set[str] = set()
         self.asked: list[tuple[str, list[str]]] = []
         self.nc = SimpleNamespace(new_inbox=lambda: "_INBOX.1")
 
@@ -29,6 +30,8 @@ class Edges:
         return SimpleNamespace(unsubscribe=partial(asyncio.sleep, 0))
 
     def publish(self, subject: str, data: bytes, reply: str = "") -> None:
+        assert reply not in self.replies, "the bus lets an edge answer once on a subject"
+        self.replies.add(reply)
         run_ids = msgspec.json.decode(data)
         self.asked.append((subject, run_ids))
         claimed = msgspec.json.encode([run_id for run_id in run_ids if run_id in self.read])

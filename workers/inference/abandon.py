@@ -1,6 +1,7 @@
 """Runs that nobody reads any more: edges are asked, and what none of them claims is cancelled."""
 
 import asyncio
+import itertools
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -31,10 +32,11 @@ class Abandonment:
         self._runs = runs
         self._every = every
         self._inbox = bus.nc.new_inbox()
+        self._questions = itertools.count(1)
 
     async def watch(self) -> None:
         """Ask until cancelled."""
-        subscription = await self._bus.subscribe(self._inbox, self._on_answer)
+        subscription = await self._bus.subscribe(f"{self._inbox}.*", self._on_answer)
         try:
             while True:
                 await asyncio.sleep(self._every)
@@ -59,7 +61,9 @@ class Abandonment:
         for edge, asked in by_edge.items():
             for start in range(0, len(asked), _IDS_A_QUESTION):
                 question = msgspec.json.encode(asked[start : start + _IDS_A_QUESTION])
-                self._bus.publish(subjects.edge_alive(edge), question, reply=self._inbox)
+                # Each has a reply subject of its own: an edge may answer on one only once.
+                reply = f"{self._inbox}.{next(self._questions)}"
+                self._bus.publish(subjects.edge_alive(edge), question, reply=reply)
 
     def _on_answer(self, message: Message) -> None:
         if message.status:

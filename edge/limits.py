@@ -58,10 +58,11 @@ class Limits:
         edges = self._edges()
         now = self._clock()
         share = max(1.0, principal.rpm / edges)
-        standing = self._standings.get(principal.id)
+        name = principal.key_id or principal.id  # a key has limits of its own
+        standing = self._standings.get(name)
         if standing is None:
             self._sweep(now)
-            standing = self._standings[principal.id] = Standing(TokenBucket(share, now))
+            standing = self._standings[name] = Standing(TokenBucket(share, now))
         if principal.in_flight:
             room = math.ceil(principal.in_flight / edges)
             if standing.in_flight >= room:

@@ -95,6 +95,16 @@ def test_a_limit_is_never_divided_to_nothing(clock: Clock) -> None:
     limits.enter(guest(rpm=1, in_flight=1))
 
 
+def test_a_key_has_limits_of_its_own(clock: Clock) -> None:
+    """Two keys of one owner: what one has used says nothing about the other."""
+    limits = Limits(lambda: 1, clock)
+    one, other = (
+        Principal("user_1", "u", "api_key", key_id=key_id, rpm=2) for key_id in ("key_1", "key_2")
+    )
+    for key in (one, other):
+        assert count_until_refused(lambda key=key: limits.enter(key))[0] == 2  # type: ignore[misc]
+
+
 def test_no_limit_is_none(clock: Clock) -> None:
     limits = Limits(lambda: 1, clock)
     for _ in range(1000):

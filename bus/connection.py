@@ -22,6 +22,7 @@ WRONG_LAST_SEQUENCE = 10071
 QUEUE_FULL = frozenset({10077, 10047})  # too many messages for the stream or for the subject
 _SWEEP = 0.25  # seconds between looks for publishes whose ack is overdue
 _BATCH = 256  # messages of one direct get
+_BATCH_BYTES = 1 << 18  # of one direct get, one message more at most: who reads may hold no more
 
 
 class Ack(msgspec.Struct, frozen=True):
@@ -275,7 +276,8 @@ class Bus:
             arrived.put_nowait(message)
             return message is None or message.status != 0
 
-        query: dict[str, Any] = {"next_by_subj": subject, "batch": _BATCH, "max_bytes": 4 << 20}
+        query: dict[str, Any] = {"next_by_subj": subject}
+        query |= {"batch": _BATCH, "max_bytes": _BATCH_BYTES}
         query |= {"start_time": start_time} if start_time else {"seq": seq}
         target = f"$JS.API.DIRECT.GET.{stream}".encode()
         self._request(target, msgspec.json.encode(query), b"", on_reply, timeout)

@@ -21,7 +21,7 @@ from schemas.errors import BusError, InternalError, JanError, NotFound
 
 logger = structlog.get_logger()
 
-MAX_HELD = 1 << 20  # bytes that wait in a reader, twice at most: to be sent, and while catching up
+MAX_HELD = 1 << 18  # bytes that wait in a reader, twice at most: to be sent, and while catching up
 _MESSAGE_COST = 64  # bytes of memory that a waiting message takes besides its text
 _SILENCE = 2.0  # seconds without a message, after which TOKENS is asked
 _TICK = 0.25  # seconds between looks for silent readers and for waits that are over

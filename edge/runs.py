@@ -44,7 +44,7 @@ _CANCEL_WAIT = 2.0  # seconds that a cancel waits for the run's end
 _CANCEL_PATIENCE = 30.0  # seconds that a cancel is tried for while the bus is away
 _ANY_EDGE = "_"  # a name that no edge has: only those who read the run answer
 _ASK_EDGES = 0.05  # seconds that another edge has to say that it reads a run
-_HAND_OVER = 1.0  # seconds that the last clients have to be told to go elsewhere
+_HAND_OVER = 0.5  # seconds that the last clients have to be told to go elsewhere
 
 _decode_ids = msgspec.json.Decoder(list[str]).decode
 

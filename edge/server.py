@@ -15,7 +15,7 @@ from edge.protocol import KEEP_ALIVE, Protocol
 from edge.settings import EdgeSettings
 from edge.state import EdgeState
 
-_CLOSE_TIME: Final = 0.5  # seconds in which clients must have taken what is left after the drain
+_CLOSE_TIME: Final = 0.3  # seconds in which clients must have taken what is left after the drain
 
 
 class _Server(uvicorn.Server):

@@ -92,10 +92,11 @@ class EdgeSettings(BaseSettings):
         "frames are kept.",
     )
     drain_timeout: float = Field(
-        3.0,
+        2.0,
         ge=0,
         description="Seconds that open streams get when the edge is told to stop, before they are "
-        "handed off. The local server must stop within 5 s; give more behind a load balancer.",
+        "handed off. The local server stops within 5 s, and its edges first; give more behind a "
+        "load balancer.",
     )
 
     api_key_secret: SecretStr = Field(

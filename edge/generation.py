@@ -16,13 +16,14 @@ from edge.runs import Caller, Order, Runs
 from edge.sse import Answering
 from edge.state import state_of
 from schemas import frames, ids
+from schemas.api.fields import Token
 from schemas.commands import Kind
 from schemas.errors import InvalidRequest, NotFound
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: Token = 0
+    completion_tokens: Token = 0
 
 
 _decode_usage = msgspec.json.Decoder(_Usage).decode
@@ -132,20 +133,22 @@ async def _read_body(receive: Receive) -> bytes | None:
 
 
 def _caller(scope: Scope) -> Caller:
-    headers = _headers(scope, b"idempotency-key", b"traceparent")
     state = state_of(scope)
     principal = state["principal"]
     return Caller(
         principal=principal.id,
         request_id=state["request_id"],
         api_key=principal.key_id,
-        traceparent=headers.get(b"traceparent"),
-        idempotency_key=headers.get(b"idempotency-key"),
+        traceparent=state.get("traceparent"),
+        idempotency_key=_header(scope, b"idempotency-key"),
     )
 
 
-def _headers(scope: Scope, *names: bytes) -> dict[bytes, str]:
-    return {name: value.decode("latin-1") for name, value in scope["headers"] if name in names}
+def _header(scope: Scope, wanted: bytes) -> str | None:
+    for name, value in scope["headers"]:
+        if name == wanted:
+            return str(value, "latin-1")
+    return None
 
 
 def _query(scope: Scope, name: str) -> str | None:
@@ -165,11 +168,11 @@ def _run_id(scope: Scope, kind: Kind) -> str:
 
 def _first_wanted(scope: Scope) -> int:
     """The index after the last one that the client has, by query or by header."""
-    given = _query(scope, "starting_after") or _headers(scope, b"last-event-id").get(
-        b"last-event-id"
-    )
+    param, given = "starting_after", _query(scope, "starting_after")
+    if not given:
+        param, given = "Last-Event-ID", _header(scope, b"last-event-id")
     if not given:
         return 0
     if not given.isascii() or not given.isdigit() or len(given) > 9:
-        raise InvalidRequest("starting_after is the index of a frame", param="starting_after")
+        raise InvalidRequest(f"{param} is the index of an event", param=param)
     return int(given) + 1

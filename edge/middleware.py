@@ -3,18 +3,21 @@
 Only Envelope wraps `send`: everything else would cost a call for each token.
 """
 
+import re
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
 import structlog
+from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge.errors import Headers, send_error, to_error
 from edge.state import state_of
 from schemas import ids
-from schemas.errors import BodyTooLarge, BusUnavailable, MethodNotAllowed
+from schemas.errors import BodyTooLarge, BusUnavailable, InvalidRequest, MethodNotAllowed
 
 logger = structlog.get_logger()
 
@@ -34,6 +37,10 @@ _IDENTITY: Final = (  # what gateways tell their services; from a client it is a
     b"x-anonymous-",
     b"x-gateway-",
 )
+_ONCE: Final = frozenset(
+    (b"host", b"authorization", b"x-api-key", b"idempotency-key", b"last-event-id")
+)
+_TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Envelope:
@@ -50,7 +57,7 @@ class Envelope:
         given: dict[bytes, bytes] = dict(scope["headers"])
         request_id = _request_id(given.get(b"x-request-id"))
         state["request_id"] = request_id
-        traceparent = given.get(b"traceparent")
+        state["traceparent"] = traceparent = _traceparent(given.get(b"traceparent"))
 
         async def send_with_headers(message: Message) -> None:
             nonlocal first, status
@@ -62,7 +69,7 @@ class Envelope:
                 message["headers"] = headers
                 headers.append((b"x-request-id", request_id.encode()))
                 if traceparent is not None:
-                    headers.append((b"traceparent", traceparent))
+                    headers.append((b"traceparent", traceparent.encode()))
                 if (principal := state.get("principal")) is not None:
                     headers += principal.headers
                     if b"openai-processing-ms" not in dict(headers):
@@ -96,11 +103,13 @@ class Errors:
         scope["app"] = self  # or Starlette would answer wrong methods itself, in its own words
         try:
             await self.app(scope, receive, send)
+        except ClientDisconnect:
+            return
         except Exception as exception:  # the one handler of the edge
             error = to_error(exception, scope)
             if state_of(scope).get("answered"):
                 return  # too late to tell: an answer without its end is cut off
-            headers: Headers = list(getattr(exception, "headers", None) or ())
+            headers: Headers = list(getattr(error, "headers", ()))
             if isinstance(error, MethodNotAllowed):
                 headers = [(b"allow", self._methods(scope))]
             await send_error(error, scope["state"].get("request_id"), send, headers)
@@ -110,7 +119,8 @@ class Errors:
         for route in self.routes:
             if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:
                 methods |= route.methods or set()
-        return ", ".join(sorted(methods)).encode()
+        # Where no route is, it was a file.
+        return ", ".join(sorted(methods or {"GET", "HEAD"})).encode()
 
 
 class Hygiene:
@@ -130,6 +140,8 @@ class Hygiene:
         headers: Headers = [item for item in scope["headers"] if not item[0].startswith(_IDENTITY)]
         scope["headers"] = headers
         names = dict(headers)
+        if len(names) < len(headers):
+            _refuse_repeats(headers)
         length = names.get(b"content-length")
         if length is not None and int(length) > self.max_body:
             raise self._too_large()
@@ -191,6 +203,25 @@ class Limiting:
             await self.app(scope, receive, send)
         finally:
             limits.leave(standing)
+
+
+def _refuse_repeats(headers: Headers) -> None:
+    """Refuse two values where there is one: whoever stands before us may have believed the other.
+
+    Raises InvalidRequest.
+    """
+    repeated = [name for name, count in Counter(name for name, _ in headers).items() if count > 1]
+    for name in repeated:
+        if name in _ONCE:
+            title = name.decode().title()
+            raise InvalidRequest(
+                f"the header {title} was given more than once", param=title, code="repeated_header"
+            )
+
+
+def _traceparent(given: bytes | None) -> str | None:
+    """Take the client's trace context if it is one (W3C); else there is none."""
+    return given.decode("ascii") if given and _TRACEPARENT.fullmatch(given) else None
 
 
 def _request_id(given: bytes | None) -> str:

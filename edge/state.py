@@ -35,6 +35,7 @@ class EdgeState(TypedDict):
     metrics: "Metrics"
 
     request_id: NotRequired[str]
+    traceparent: NotRequired[str | None]
     principal: NotRequired["Principal"]
     standing: NotRequired["Standing"]
     answered: NotRequired[bool]  # the answer's head has been sent

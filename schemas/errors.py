@@ -3,8 +3,7 @@
 JanError
 ├── InvalidRequest 400          the request must change; `param` names the field
 │   ├── BodyTooLarge 413
-│   ├── MethodNotAllowed 405
-│   └── UnsupportedMediaType 415
+│   └── MethodNotAllowed 405
 ├── Unauthorized 401            a credential is missing, wrong or expired
 ├── Forbidden 403
 ├── NotFound 404                also for what belongs to somebody else
@@ -93,13 +92,6 @@ class MethodNotAllowed(InvalidRequest):
 
     status = 405
     code = "method_not_allowed"
-
-
-class UnsupportedMediaType(InvalidRequest):
-    """The body is not JSON."""
-
-    status = 415
-    code = "unsupported_media_type"
 
 
 class Unauthorized(JanError):

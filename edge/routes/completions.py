@@ -5,17 +5,20 @@ from starlette.routing import BaseRoute, Route
 from edge.generation import Cancel, Resume, Start
 from edge.runs import Order
 from schemas.api import completions
+from schemas.api.fields import require_stream
 
 
 def to_order(body: bytes, stream: bool) -> Order:
     """Validate a completion request. Raises InvalidRequest naming the field."""
     request = completions.decode_request(body)
     options = request.stream_options
+    stream = stream or bool(request.stream)
+    require_stream(options, stream)
     return Order(
         kind="completion",
         model=request.model,
         body=body,
-        stream=stream or bool(request.stream),
+        stream=stream,
         include_usage=options is not None and bool(options.include_usage),
     )
 

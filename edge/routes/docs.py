@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from edge import openapi
 
@@ -23,8 +24,17 @@ def create_routes() -> list[BaseRoute]:
     return [
         Route("/v1/openapi.json", openapi_json, methods=["GET"]),
         Route("/v1/swagger", to_swagger, methods=["GET"]),
-        Mount("/v1/swagger", StaticFiles(directory=STATIC / "swagger", html=True)),
+        Mount("/v1/swagger", _Pages(directory=STATIC / "swagger", html=True)),
     ]
+
+
+class _Pages(StaticFiles):
+    """Files, served whole: what Starlette says about ranges is not in the one envelope."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """Answer a request for a file."""
+        scope["headers"] = [item for item in scope["headers"] if item[0] != b"range"]
+        return await super().get_response(path, scope)
 
 
 async def to_swagger(_request: Request) -> Response:

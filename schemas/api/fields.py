@@ -49,6 +49,14 @@ class StreamOptions(Struct):
     include_obfuscation: bool | None = None
 
 
+def require_stream(options: StreamOptions | None, stream: bool) -> None:
+    """Refuse options of a stream for what is none, as OpenAI does. Raises InvalidRequest."""
+    if options is not None and not stream:
+        raise InvalidRequest(
+            "'stream_options' is only allowed when 'stream' is true", param="stream_options"
+        )
+
+
 class Usage(Struct):
     """Tokens that a request took."""
 

@@ -310,6 +310,19 @@ async def test_pages_are_public_and_need_nothing_from_elsewhere(client: httpx.As
     assert (await client.get("/metrics")).text.startswith("# HELP")
 
 
+@pytest.mark.parametrize("ranges", ["bytes=abc", "bytes=99999999-", "lines=1-2", "bytes=0-3"])
+async def test_files_are_served_whole(client: httpx.AsyncClient, ranges: str) -> None:
+    page = await client.get("/v1/swagger/index.html", headers={"range": ranges})
+    assert page.status_code == 200
+    assert len(page.content) == int(page.headers["content-length"])
+
+
+async def test_files_take_no_other_methods(client: httpx.AsyncClient) -> None:
+    refused = await client.post("/v1/swagger/index.html")
+    assert (refused.status_code, code_of(refused)) == (405, "method_not_allowed")
+    assert refused.headers["allow"] == "GET, HEAD"
+
+
 async def test_other_origins_are_let_in_by_setting_only(bus: NatsServer, tmp_path: Path) -> None:
     asked = {
         "origin": "http://app",

@@ -289,6 +289,13 @@ async def test_a_silent_stream_gets_its_status_and_heartbeats(
         assert rest.replace(b": \n\n", b"") == _stream("a")
 
 
+@pytest.mark.parametrize("url", [URL, "/v1/completions"])
+async def test_options_of_a_stream_need_one(edge: Edge, url: str) -> None:
+    body = {**HELLO, "prompt": "hello", "stream_options": {"include_usage": True}}
+    refused = await edge.client.post(url, json=body)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "stream_options")
+
+
 async def test_a_stream_can_be_asked_for_in_the_query(edge: Edge, worker: Bus) -> None:
     asking = asyncio.create_task(edge.client.post(f"{URL}?stream=true", json=HELLO))
     await _play(await take_job(worker), "a")

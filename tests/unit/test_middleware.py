@@ -4,17 +4,19 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+from starlette.requests import ClientDisconnect
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge.auth import Principal
-from edge.errors import unknown_route
+from edge.errors import Headers, unknown_route
 from edge.limits import Limits
 from edge.metrics import Metrics
 from edge.middleware import Authentication, Envelope, Errors, Hygiene, Limiting
 from schemas.errors import QueueFull, RateLimited, Unauthorized
 
 MAX_BODY = 1000
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class Bus:
@@ -116,6 +118,14 @@ class Served:
         return Answer(sent)
 
 
+def scope_of(headers: Headers) -> Scope:
+    return {"type": "http", "method": "GET", "path": "/", "headers": headers, "state": {}}
+
+
+async def nothing_comes() -> Message:
+    raise AssertionError("nobody asked")
+
+
 async def ok(_scope: Scope, _receive: Receive, send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"ok"})
@@ -135,11 +145,11 @@ def failing(error: Exception) -> ASGIApp:
 
 
 async def test_answers_say_whose_they_are() -> None:
-    answer = await Served(ok)(x_request_id="mine", traceparent="00-1-2-01")
+    answer = await Served(ok)(x_request_id="mine", traceparent=TRACE)
     assert answer.headers["x-request-id"] == "mine"
     assert answer.headers["x-principal-id"] == "user_1"
     assert answer.headers["x-auth-method"] == "api_key"
-    assert answer.headers["traceparent"] == "00-1-2-01"
+    assert answer.headers["traceparent"] == TRACE
     assert answer.headers["openai-processing-ms"].isdigit()
 
 
@@ -203,6 +213,37 @@ async def test_an_error_after_the_start_leaves_the_answer_without_its_end() -> N
 
     answer = await Served(break_off)()
     assert (answer.status, answer.body) == (200, b"")
+
+
+@pytest.mark.parametrize("given", ["00-1-2-01", "x" * 5000, "é", TRACE + "\tx"])
+async def test_what_is_no_trace_context_is_not_passed_on(given: str) -> None:
+    assert "traceparent" not in (await Served(ok)(traceparent=given)).headers
+
+
+@pytest.mark.parametrize("name", ["x-api-key", "authorization", "host", "idempotency-key"])
+async def test_a_header_that_must_come_once_is_refused_twice(name: str) -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    twice = [(name.encode(), b"one"), (b"x-other", b"1"), (name.encode(), b"two")]
+    await Errors(Hygiene(ok, MAX_BODY), [])(scope_of(twice), nothing_comes, send)
+    assert sent[0]["status"] == 400
+    assert Answer(sent).error["param"] == name.title()
+
+
+async def test_a_client_that_leaves_in_its_body_is_no_fault(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    answered: list[Message] = []
+
+    async def send(message: Message) -> None:
+        answered.append(message)
+
+    await Errors(failing(ClientDisconnect()), [])(scope_of([]), nothing_comes, send)
+    assert not answered
+    assert not caplog.records
 
 
 async def test_unknown_routes_and_wrong_methods_are_told_in_the_envelope() -> None:

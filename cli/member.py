@@ -47,6 +47,7 @@ class Member:
     def __init__(self, kind: str, args: argparse.Namespace) -> None:
         self.kind = kind
         self.state: State = load(args.data)
+        self.state.nats_url(kind)  # raises BadSetup: before a name is taken where no server is
         self._ready_fd: int | None = args.ready_fd
         self.supervised = args.ready_fd is not None
         self._seat = _take(self.state, kind, args.name)

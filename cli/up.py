@@ -210,11 +210,10 @@ class Server:
     async def _start(self) -> None:
         ensure_secrets(self._data)
         await self._start_servers()
-        state = State(self._data, self._supervisor.record)
         await self._timed("streams and tables are up to date", self._migrate())
-        first_key = await keys.create_first(state)
         await self._supervisor.start(self._processes())
-        self._announce(first_key)
+        # Last: the key of a start that fails before it is shown would be lost.
+        self._announce(await keys.create_first(State(self._data, self._supervisor.record)))
 
     async def _timed(self, done: str, work: Awaitable[None]) -> None:
         begun = time.monotonic()

@@ -266,6 +266,26 @@ def test_without_a_server_the_verbs_say_so(tmp_path: Path) -> None:
     assert "./jan up" in doctor.stdout
 
 
+@pytest.mark.parametrize("member", [("worker", "inference"), ("edge",)])
+def test_nothing_is_made_where_there_is_no_server_to_join(
+    tmp_path: Path, member: tuple[str, ...]
+) -> None:
+    done = jan(*member, "--data", str(tmp_path / "typo"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("jan: nothing says where the bus is")
+    assert not (tmp_path / "typo").exists()
+
+
+def test_a_start_that_fails_does_not_use_up_the_first_key(tmp_path: Path) -> None:
+    server = LaunchedServer(tmp_path / "data", log=tmp_path / "log")
+    failed = jan("up", "--port", "0", "--data", str(server.data), env={"JAN_SLOTS": "0"})
+    assert failed.returncode == 2
+    assert "JAN_SLOTS" in failed.stderr
+    server.start()
+    server.stop()
+    assert "a first API key" in server.log.read_text()
+
+
 def test_logs_are_json_and_kept_for_each_process(server: LaunchedServer) -> None:
     lines = [msgspec.json.decode(line) for line in server.log.read_bytes().splitlines()]
     assert all({"ts", "level", "process", "event"} <= set(line) for line in lines)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 import structlog
 from nats.aio.client import Client
+from nats.errors import StaleConnectionError
 from nats.js.client import JetStreamContext
 
 from bus.wire import CRLF, FastReader, Message, OnMessage, Writer
@@ -342,8 +343,11 @@ class Bus:
     def _chain_callbacks(self) -> None:
         """Hook into nats-py's callbacks, keeping those of whoever opened the connection."""
         before_disconnect, before_reconnect = self.nc._disconnected_cb, self.nc._reconnected_cb
+        name = self.nc.options.get("name")
 
         async def disconnected() -> None:
+            if not self.nc.is_closed:
+                logger.warning("the bus is away", connection=name)
             self._writer.drop()
             self._fail_replies()
             for callback in self._on_disconnect:
@@ -353,6 +357,7 @@ class Bus:
 
         async def reconnected() -> None:
             self.connected_at = time.time()
+            logger.info("the bus is back", connection=name)
             for callback in list(self._on_reconnect):
                 callback()
             if before_reconnect is not None:
@@ -462,7 +467,9 @@ def connect_options(url: str, *, name: str) -> dict[str, Any]:
 
 
 async def _log_error(error: Exception) -> None:
-    logger.warning("nats", error=str(error) or type(error).__name__)
+    # That the bus is away is told once, not for each try to reach it.
+    note = logger.debug if isinstance(error, OSError | StaleConnectionError) else logger.warning
+    note("nats", error=str(error) or type(error).__name__)
 
 
 async def attach(nc: Client) -> Bus:

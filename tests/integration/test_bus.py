@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from bus import Ack, Bucket, Bus, Message, open_bus
 from schemas import subjects
@@ -138,6 +139,24 @@ async def test_a_publish_with_an_id_survives_the_servers_restart(
     storing = asyncio.create_task(edge.store("commands.run.test", b"{}", msg_id="b", timeout=20))
     server.start()
     assert (await storing).duplicate is False
+
+
+async def test_an_outage_is_two_lines_in_the_log_however_long_it_lasts(
+    server: NatsServer, edge: Bus
+) -> None:
+    lost, back = asyncio.Event(), asyncio.Event()
+    edge.on_disconnect(lost.set)
+    edge.on_reconnect(back.set)
+    with capture_logs() as logs:
+        server.kill()
+        await until(lost)
+        with pytest.raises(BusUnavailable):  # some tries to reach it later
+            await edge.store("commands.run.test", b"{}", msg_id="a", timeout=0.5)
+        server.start()
+        await until(back)
+    seen = [line["event"] for line in logs if line.get("connection") == "edge-1"]
+    assert seen == ["the bus is away", "the bus is back"]
+    assert not [line for line in logs if line["event"] == "nats" and line["log_level"] != "debug"]
 
 
 async def test_an_unacked_message_is_told_to_have_an_unknown_outcome(

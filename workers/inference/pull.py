@@ -122,10 +122,10 @@ class Pull:
         self._looked = now
         if not self.bus.connected:
             return
-        for inbox in self._inboxes:
-            if inbox.queue is not None and now > inbox.ends + _OVERDUE:
-                logger.warning("a request for jobs is dead", consumer=inbox.queue.consumer)
-                self._broken.set()
+        overdue = [inbox for inbox in self._inboxes if inbox.queue and now > inbox.ends + _OVERDUE]
+        if overdue:
+            logger.warning("requests for jobs got no answer", count=len(overdue))
+            self._broken.set()
 
     def _distrust_after_a_gap(self, now: float) -> None:
         """If this process stood still, what it finds in its socket is long given to others."""

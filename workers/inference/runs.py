@@ -76,8 +76,9 @@ class Runs:
 
     def lose(self, lost: list[Run]) -> None:
         """Stop runs whose heartbeats were missed for so long that the server gave them away."""
+        if lost:
+            logger.warning("heartbeats were missed", runs=len(lost))
         for run in lost:
-            logger.warning("heartbeats were missed", run_id=run.job.run_id)
             run.stop(Lost("its heartbeats were missed"))
 
     async def drain(self, timeout: float) -> None:

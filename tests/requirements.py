@@ -120,6 +120,7 @@ REQUIREMENTS: dict[str, Requirement] = {
     ),
     "faults.worker.frozen": R("a worker frozen and thawed later changes nothing", SERVER),
     "faults.worker.drain": R("a worker told to stop hands its runs over", SERVER),
+    "faults.worker.poison": R("a job that kills its workers ends, those beside it go on", SERVER),
     "faults.edge.killed": R(
         "kill -9 of an edge: streams resume at another, text identical", SERVER
     ),

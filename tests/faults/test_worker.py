@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.conftest import STREAMS, Start, assert_same
+from tests.faults.conftest import CHAT, PROVIDERS, STREAMS, Start, assert_same, order
 from tests.support.sse import Received, Streams
 
 
@@ -60,3 +60,20 @@ async def test_a_worker_that_stops_hands_its_runs_over(start: Start) -> None:
             case.server.kill("inference-1", signal.SIGTERM)
             received = await asyncio.gather(*tasks)
         assert_same(received, texts)
+
+
+@pytest.mark.requirement("faults.worker.poison")
+async def test_a_job_that_kills_its_workers_ends_alone(start: Start) -> None:
+    providers = PROVIDERS.replace("seed: 7", "seed: 7, cues: true")
+    with start("--inference", "2", providers=providers) as case:
+        async with case.client() as client:
+            streams = Streams(client)
+            tasks = case.start(streams)
+            await streams.reached(2, STREAMS)
+            poison = order(0) | {"stream": False}
+            poison["messages"] = [{"role": "user", "content": "!die"}]
+            answer = await client.post(case.server.url + CHAT, json=poison)
+            received = await asyncio.gather(*tasks)
+        assert answer.status_code == 500
+        assert "workers have failed" in answer.json()["error"]["message"]
+        assert_same(received, await case.undisturbed())

@@ -15,6 +15,7 @@ from cli import logs
 from cli.exits import BadSetup, Exit
 from cli.process import raise_file_limit
 from cli.state import Process, Seat, State, default_data, load, take_free_seat, take_seat
+from schemas.errors import JanError
 
 logger = structlog.get_logger()
 
@@ -66,6 +67,9 @@ class Member:
         if isinstance(exc, Exit):
             logger.critical(str(exc))
             raise SystemExit(exc.code) from None
+        if isinstance(exc, JanError):
+            logger.critical(exc.message)  # foreseen: where in the code it came up helps nobody
+            raise SystemExit(1) from None
         if isinstance(exc, Exception):
             logger.critical(f"ended by {type(exc).__name__}: {exc}", exc_info=exc)
             raise SystemExit(1) from None

@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -523,11 +524,32 @@ async def test_a_port_in_use_is_an_oserror(bus: NatsServer, tmp_path: Path) -> N
             await serve(edge_settings(bus, tmp_path, port=port), on_ready=lambda _: None)
 
 
-async def test_without_a_bus_the_edge_does_not_start(nats: NatsServer, tmp_path: Path) -> None:
+async def test_without_a_bus_the_edge_does_not_start(
+    nats: NatsServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is raised says why; the log has nothing more to say."""
     settings = edge_settings(nats, tmp_path)
     nats.kill()
-    with pytest.raises(JanError):
+    with pytest.raises(JanError, match="NATS"):
         await asyncio.wait_for(serve(settings, on_ready=lambda _: None), 10)
+    assert not [record for record in caplog.records if record.name.startswith("uvicorn")]
+
+
+async def test_a_client_that_reads_nothing_does_not_hold_the_end_up(
+    bus: NatsServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(running_edge(edge_settings(bus, tmp_path)))
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", int(url.rsplit(":", 1)[1])))
+            ask = b"GET /v1/swagger/swagger-ui-bundle.js HTTP/1.1\r\nhost: x\r\n\r\n"
+            client.sendall(ask * 20)
+            await asyncio.to_thread(client.recv, 1)
+            before = time.monotonic()
+            await stack.aclose()
+            assert time.monotonic() - before < 3
+    assert not [record for record in caplog.records if record.name.startswith("uvicorn")]
 
 
 async def test_a_signal_stops_it_in_order(bus: NatsServer, tmp_path: Path) -> None:

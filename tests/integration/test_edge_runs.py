@@ -21,6 +21,7 @@ from edge.auth import Principal
 from edge.errors import send_error, to_error
 from edge.inbox import open_inbox
 from edge.metrics import Metrics
+from edge.protocol import Protocol
 from edge.routes import chat, completions, embeddings
 from edge.runs import RunOptions, Runs, open_runs
 from schemas import frames, ids, subjects
@@ -103,7 +104,7 @@ async def running_edge(
         await stack.enter_async_context(open_runs(runs))
         app = _app({"runs": runs, "metrics": Metrics({MODEL})})
         listening = socket.create_server(("127.0.0.1", 0))
-        config = uvicorn.Config(app, lifespan="off", log_level="warning")
+        config = uvicorn.Config(app, http=Protocol, lifespan="off", log_level="warning")
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve([listening]))
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -355,6 +356,27 @@ async def test_a_disconnect_cancels_the_run(edge: Edge, worker: Bus) -> None:
         assert (await cancelled).decode() == job.command.run_id
 
 
+async def test_a_disconnect_behind_another_request_cancels_the_run(edge: Edge, worker: Bus) -> None:
+    """The client has sent its next request before it left: that one waits, and hides the end."""
+    cancelled = await next_cancel(worker)
+    body = msgspec.json.encode(STREAM)
+    ask = f"POST {URL} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    port = int(edge.url.rsplit(":", 1)[1])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(ask + body)
+    job = await take_job(worker)
+    await job.fence()
+    await job.send(_chunk("a"))
+    await reader.readuntil(b"id: 0")
+    writer.write(b"GET /nowhere HTTP/1.1\r\nhost: x\r\n\r\n")
+    await writer.drain()
+    writer.transport.abort()
+    # Reading is paused for the second request: what is written next meets the closed socket.
+    for text in ("b", "c", "d"):
+        await job.send(_chunk(text))
+    assert (await asyncio.wait_for(cancelled, 5)) is not None
+
+
 async def test_a_disconnect_of_one_of_two_readers_cancels_nothing(
     edge: Edge, other: Edge, worker: Bus
 ) -> None:
@@ -597,7 +619,7 @@ async def test_a_stream_goes_on_after_the_bus_was_killed(
 
 
 async def test_a_drained_edge_hands_its_streams_to_another(
-    edge: Edge, other: Edge, worker: Bus
+    edge: Edge, other: Edge, worker: Bus, caplog: pytest.LogCaptureFixture
 ) -> None:
     cancelled = await next_cancel(worker)
     async with AsyncExitStack() as stack:
@@ -617,6 +639,7 @@ async def test_a_drained_edge_hands_its_streams_to_another(
     assert refused.status_code == 503
     assert (await resumed).content == _stream("a", "b", start=1)
     assert not cancelled.done()
+    assert not [record for record in caplog.records if record.name.startswith("uvicorn")]
 
 
 async def test_workers_are_told_which_runs_are_read(edge: Edge, other: Edge, worker: Bus) -> None:

@@ -1,12 +1,14 @@
 """Bodies of requests: what is taken, and how what is wrong is named."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.api import chat, completions, embeddings
+from schemas.api.auth import decode_refresh
 from schemas.errors import InvalidRequest
 
 HELLO = {"role": "user", "content": "hello"}
@@ -204,3 +206,19 @@ def test_texts_and_tokens_are_not_mixed(mixed: list[object]) -> None:
     with pytest.raises(InvalidRequest, match="mixes") as caught:
         completions.decode_request(json.dumps({"model": "m", "prompt": mixed}).encode())
     assert caught.value.param == "prompt"
+
+
+@pytest.mark.parametrize("text", [rb"\\u0000", rb"a\\\\u0000", rb"\\\u0041\\u0000"])
+def test_what_only_looks_like_nul_is_let_in(text: bytes) -> None:
+    decode_refresh(b'{"refresh_token": "%b"}' % text)
+
+
+@pytest.mark.parametrize("text", [rb"\u0000", rb"\\\u0000", rb"a\n\u0000", rb"\ud800"])
+@pytest.mark.parametrize("filler", [b"0", b"0, " * 2_000_000 + b"0"])
+def test_bad_text_is_refused_without_holding_others_up(text: bytes, filler: bytes) -> None:
+    """Naming the field takes seconds in a large body: there it is not named."""
+    before = time.process_time()
+    with pytest.raises(InvalidRequest) as caught:
+        decode_refresh(b'{"other": [%b], "refresh_token": "%b"}' % (filler, text))
+    assert caught.value.param == ("refresh_token" if filler == b"0" else None)
+    assert time.process_time() - before < 0.5

@@ -14,7 +14,7 @@ T = TypeVar("T")
 _PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?P<key>key)` in `(?P<map>.*)`| - at `(?P<at>.*)`)?$")
 _MISSING = re.compile(r"missing required field `(.*?)`")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # not what only looks like it behind a backslash
+_NUL = b"\\u0000"
 _NAMED = 1 << 18  # bytes of a body in which a bad text's field is looked for: 20 MiB took 2 s
 
 
@@ -40,7 +40,8 @@ def decoder(kind: type[T]) -> Callable[[bytes], T]:
         except msgspec.DecodeError as error:
             _refuse_bad_text(body)
             raise _not_json(_first_lower(str(error).removeprefix("JSON is malformed: "))) from None
-        if b"\\u0000" in body and _NUL.search(body):
+        # Without its escaped backslashes nothing in a body only looks like NUL.
+        if _NUL in body and _NUL in body.replace(b"\\\\", b""):
             _refuse_bad_text(body)
             raise InvalidRequest("a text in the body contains the NUL character")
         return request

@@ -57,8 +57,8 @@ class ObjectsProbe:
         """Tell whether the store answered lately."""
         now = time.monotonic()
         if now - self._asked_at > _OBJECTS_EVERY:
-            self._asked_at = now
             self._up = await self._ask()
+            self._asked_at = now  # not before: who asks meanwhile would get an answer of nobody's
         return self._up
 
     async def _ask(self) -> bool:

@@ -22,7 +22,7 @@ class Store:
 
 async def test_two_who_ask_at_once_hear_the_same() -> None:
     probe = ObjectsProbe(cast(ObjectStore, Store()))
-    assert await asyncio.gather(probe.is_up(), probe.is_up()) == [True, True]
+    assert all(await asyncio.gather(probe.is_up(), probe.is_up()))
 
 
 async def test_the_store_is_not_looked_at_for_each_question() -> None:

@@ -23,6 +23,9 @@ LEFTOVER_SECONDS = 5
 QUICK_DEATHS = 3
 QUICK_SECONDS = 10.0
 LONGEST_PAUSE = 10.0
+# Tells an inference worker to hand its runs back instead of waiting for their ends: it is stopped
+# with the whole server, or for new code. On SIGTERM alone it drains (`JAN_DRAIN_TIMEOUT`).
+HURRY = signal.SIGUSR1
 # How much of STOP_SECONDS has passed when the parts of each kind are killed if they still run.
 STOP_ORDER = (("edge", 0.72), ("worker", 0.86), ("postgres", 0.95), ("nats", 1.0))
 SOURCES = ("schemas", "bus", "edge", "workers", "cli")
@@ -272,7 +275,7 @@ class Supervisor:
         for kept in self._kept.values():
             if isinstance(kept.service, OwnProcess) and kept.child and kept.child.alive:
                 kept.asked_to_restart = True
-                await kept.child.stop(kept.service.stop_signal, STOP_SECONDS)
+                await _stop(kept.service, kept.child, STOP_SECONDS)
 
     async def stop(self) -> None:
         """Stop everything: edges, workers, PostgreSQL, nats-server."""
@@ -284,7 +287,7 @@ class Supervisor:
             left = begun + STOP_SECONDS * share - time.monotonic()
             members = [kept for kept in self._kept.values() if _group(kept.service.kind) == group]
             stops = [
-                kept.child.stop(kept.service.stop_signal, left)
+                _stop(kept.service, kept.child, left)
                 for kept in members
                 if kept.child is not None and kept.child.alive
             ]
@@ -294,6 +297,12 @@ class Supervisor:
         self.data.write(self.record)
         if self._kept:
             self._logs.say("stopped", took=round(time.monotonic() - begun, 2))
+
+
+async def _stop(service: Service, child: Child, timeout: float) -> None:
+    if service.kind == "inference":
+        child.send(HURRY)
+    await child.stop(service.stop_signal, timeout)
 
 
 def _group(kind: str) -> str:

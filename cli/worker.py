@@ -3,13 +3,8 @@
 import argparse
 import os
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from cli.member import Member, add_member_arguments, build_settings
-
-# Seconds that runs get when the local server stops, which must be done in 5 s, edges first: what
-# is not finished goes on after the next start, or at once at another worker.
-SUPERVISED_DRAIN = 0.2
 
 HELP = "run one worker (jan worker inference, jan worker persistence)"
 
@@ -35,12 +30,8 @@ async def run_inference(member: Member) -> None:
     from workers.inference.app import run  # noqa: PLC0415
     from workers.inference.settings import InferenceSettings  # noqa: PLC0415
 
-    hurry: dict[str, Any] = {}
-    if member.supervised and "JAN_DRAIN_TIMEOUT" not in os.environ:
-        hurry["drain_timeout"] = SUPERVISED_DRAIN
     settings = build_settings(
         InferenceSettings,
-        **hurry,
         nats_url=member.state.nats_url("inference"),
         name=member.name,
         data=member.state.data.path,

@@ -119,7 +119,7 @@ REQUIREMENTS: dict[str, Requirement] = {
         "kill -9 of a worker: every stream completes, no index missing or twice", SERVER
     ),
     "faults.worker.frozen": R("a worker frozen and thawed later changes nothing", SERVER),
-    "faults.worker.drain": R("a worker told to stop hands its runs over", SERVER),
+    "faults.worker.drain": R("a worker told to stop lets its runs end, or hands them over", SERVER),
     "faults.worker.poison": R("a job that kills its workers ends, those beside it go on", SERVER),
     "faults.edge.killed": R(
         "kill -9 of an edge: streams resume at another, text identical", SERVER

@@ -8,6 +8,16 @@ import pytest
 
 from tests.faults.conftest import CHAT, PROVIDERS, STREAMS, Start, assert_same, order
 from tests.support.sse import Received, Streams
+from tests.support.upstream_process import running_upstream
+
+UPSTREAM = """
+providers:
+  - name: upstream
+    kind: openai
+    base_url: {url}
+    models:
+      - {{id: steady, served_name: test-model, capabilities: [chat]}}
+"""
 
 
 @pytest.mark.requirement("faults.worker.killed")
@@ -50,16 +60,37 @@ async def test_a_worker_that_thaws_is_not_heard(start: Start) -> None:
 
 
 @pytest.mark.requirement("faults.worker.drain")
-async def test_a_worker_that_stops_hands_its_runs_over(start: Start) -> None:
+async def test_a_worker_that_stops_lets_its_runs_end(start: Start) -> None:
+    """No other worker could go on: what this upstream has begun, only it can end."""
+    with running_upstream(ttft_ms=20, token_ms=25) as upstream:
+        providers = UPSTREAM.format(url=upstream.base_url)
+        with start("--inference", "2", providers=providers) as case:
+            texts = await case.undisturbed()
+            async with case.client() as client:
+                streams = Streams(client)
+                tasks = case.start(streams)
+                await streams.reached(3, STREAMS)
+                case.server.kill("inference-1", signal.SIGTERM)
+                received = await asyncio.gather(*tasks)
+            assert_same(received, texts)
+            calls = [len(upstream.calls(f"story number {n}.")) for n in range(STREAMS)]
+            assert calls == [2] * STREAMS  # once undisturbed, once now
+
+
+@pytest.mark.requirement("faults.worker.drain")
+async def test_a_worker_in_a_hurry_hands_its_runs_over(start: Start) -> None:
     with start("--inference", "2") as case:
         texts = await case.undisturbed()
         async with case.client() as client:
             streams = Streams(client)
             tasks = case.start(streams)
             await streams.reached(20, STREAMS)
+            case.server.kill("inference-1", signal.SIGUSR1)
             case.server.kill("inference-1", signal.SIGTERM)
             received = await asyncio.gather(*tasks)
         assert_same(received, texts)
+        told = (case.server.data / "logs" / "inference-1.log").read_text()
+        assert "run is handed back" in told
 
 
 @pytest.mark.requirement("faults.worker.poison")

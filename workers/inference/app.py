@@ -1,5 +1,7 @@
 """The inference worker: jobs in, frames out."""
 
+import asyncio
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -21,6 +23,7 @@ from workers.inference.settings import InferenceSettings
 from workers.runtime import create_broker, serve
 
 KIND = "inference"
+HURRY = signal.SIGUSR1  # before or after SIGTERM: hand the runs back at once
 
 
 async def run(settings: InferenceSettings, *, on_ready: Callable[[int], None]) -> None:
@@ -55,6 +58,17 @@ class Inference:
 
 
 @asynccontextmanager
+async def hurried(runs: Runs) -> AsyncIterator[None]:
+    """Listen, for the context's life, to whoever stops the whole server and has no time."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(HURRY, runs.hurry)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(HURRY)
+
+
+@asynccontextmanager
 async def open_inference(
     settings: InferenceSettings, providers: Providers, bus: Bus, registry: CollectorRegistry
 ) -> AsyncIterator[Inference]:
@@ -84,6 +98,7 @@ async def open_inference(
         metrics.slots.set(settings.slots)
         inference = Inference(settings, pools, runs)
         async with (
+            hurried(runs),
             open_heartbeat(url, settings.name, settings.ack_wait, runs, runs.lose),
             open_control(bus, cancels, runs.cancel),
             watch_abandonment(bus, runs),

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from time import monotonic
 
 import msgspec
@@ -33,6 +34,7 @@ class Runs:
         self._carrying: dict[Run, asyncio.Task[None]] = {}
         self._idle = asyncio.Event()
         self._idle.set()
+        self._hurried = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._carrying)
@@ -81,9 +83,17 @@ class Runs:
         for run in lost:
             run.stop(Lost("its heartbeats were missed"))
 
+    def hurry(self) -> None:
+        """Have a drain, now or to come, hand back at once what has not ended."""
+        self._hurried.set()
+
     async def drain(self, timeout: float) -> None:
         """Let the runs end; after `timeout` seconds hand back those that have not."""
-        if not await self._until_idle(timeout):
+        waits = [asyncio.create_task(event.wait()) for event in (self._idle, self._hurried)]
+        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        if not self._idle.is_set():
             for run in self:
                 run.stop(HandedBack())
             await self._until_idle(_FORCE_AFTER)
@@ -127,12 +137,9 @@ class Runs:
         finally:
             on_done()
 
-    async def _until_idle(self, timeout: float) -> bool:
-        try:
+    async def _until_idle(self, timeout: float) -> None:
+        with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), timeout)
-        except TimeoutError:
-            return False
-        return True
 
 
 def _to_error(cancel: CancelRun) -> Cancelled:

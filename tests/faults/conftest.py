@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -48,6 +49,16 @@ class Case:
             streams = Streams(client)
             tasks = self.start(streams)
             return [received.text for received in await asyncio.gather(*tasks)]
+
+    async def disturbed(self, name: str, *signals: signal.Signals, at: int = 20) -> list[Received]:
+        """Read all streams to their ends; once each has `at` events, signal a process (kill -9)."""
+        async with self.client() as client:
+            streams = Streams(client)
+            tasks = self.start(streams)
+            await streams.reached(at, STREAMS)
+            for number in signals or (signal.SIGKILL,):
+                self.server.kill(name, number)
+            return list(await asyncio.gather(*tasks))
 
     def start(
         self, streams: Streams, *, keys: bool = False, url: str = ""

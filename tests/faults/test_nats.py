@@ -7,21 +7,15 @@ import time
 import httpx
 import pytest
 
-from tests.faults.conftest import CHAT, STREAMS, Start, assert_same, order
+from tests.faults.conftest import CHAT, Start, assert_same, order
 from tests.support.server import eventually
-from tests.support.sse import Streams
 
 
 @pytest.mark.requirement("faults.nats.killed")
 async def test_every_stream_outlives_the_bus(start: Start) -> None:
     with start("--inference", "2") as case:
         texts = await case.undisturbed()
-        async with case.client() as client:
-            streams = Streams(client)
-            tasks = case.start(streams)
-            await streams.reached(20, STREAMS)
-            case.server.kill("nats")
-            received = await asyncio.gather(*tasks)
+        received = await case.disturbed("nats")
         assert_same(received, texts)
 
 

@@ -26,12 +26,7 @@ async def test_every_stream_outlives_its_worker(
 ) -> None:
     with start("--inference", "2") as case:
         texts = await case.undisturbed()
-        async with case.client() as client:
-            streams = Streams(client)
-            tasks = case.start(streams)
-            await streams.reached(20, STREAMS)
-            case.server.kill("inference-1")
-            received = await asyncio.gather(*tasks)
+        received = await case.disturbed("inference-1")
         assert_same(received, texts)
         gap = max(one.longest_gap for one in received)
         record_property("longest_gap_s", gap)
@@ -42,13 +37,9 @@ async def test_every_stream_outlives_its_worker(
 async def test_a_worker_that_thaws_is_not_heard(start: Start) -> None:
     with start("--inference", "2") as case:
         texts = await case.undisturbed()
+        received = await case.disturbed("inference-1", signal.SIGSTOP)
+        assert_same(received, texts)
         async with case.client() as client:
-            streams = Streams(client)
-            tasks = case.start(streams)
-            await streams.reached(20, STREAMS)
-            case.server.kill("inference-1", signal.SIGSTOP)
-            received = await asyncio.gather(*tasks)
-            assert_same(received, texts)
             case.server.kill("inference-1", signal.SIGCONT)
             # New streams take their time: meanwhile the thawed worker says all it has to say.
             assert_same(await asyncio.gather(*case.start(Streams(client))), texts)
@@ -66,12 +57,7 @@ async def test_a_worker_that_stops_lets_its_runs_end(start: Start) -> None:
         providers = UPSTREAM.format(url=upstream.base_url)
         with start("--inference", "2", providers=providers) as case:
             texts = await case.undisturbed()
-            async with case.client() as client:
-                streams = Streams(client)
-                tasks = case.start(streams)
-                await streams.reached(3, STREAMS)
-                case.server.kill("inference-1", signal.SIGTERM)
-                received = await asyncio.gather(*tasks)
+            received = await case.disturbed("inference-1", signal.SIGTERM, at=3)
             assert_same(received, texts)
             calls = [len(upstream.calls(f"story number {n}.")) for n in range(STREAMS)]
             assert calls == [2] * STREAMS  # once undisturbed, once now
@@ -81,13 +67,7 @@ async def test_a_worker_that_stops_lets_its_runs_end(start: Start) -> None:
 async def test_a_worker_in_a_hurry_hands_its_runs_over(start: Start) -> None:
     with start("--inference", "2") as case:
         texts = await case.undisturbed()
-        async with case.client() as client:
-            streams = Streams(client)
-            tasks = case.start(streams)
-            await streams.reached(20, STREAMS)
-            case.server.kill("inference-1", signal.SIGUSR1)
-            case.server.kill("inference-1", signal.SIGTERM)
-            received = await asyncio.gather(*tasks)
+        received = await case.disturbed("inference-1", signal.SIGUSR1, signal.SIGTERM)
         assert_same(received, texts)
         told = (case.server.data / "logs" / "inference-1.log").read_text()
         assert "run is handed back" in told

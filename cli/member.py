@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import msgspec
 import structlog
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
@@ -88,6 +89,11 @@ class Member:
                 print(f"ready: {self.name} of {self.state.data.path}", flush=True)
 
         return tell
+
+    def on_loading(self, word: str) -> None:
+        """Say to the supervisor that the process gets on, but does not serve yet."""
+        if self._ready_fd is not None:
+            os.write(self._ready_fd, msgspec.json.encode({"loading": word}) + b"\n")
 
     def _describe(self, port: int, started: float) -> Process:
         return Process(

@@ -37,9 +37,13 @@ class Command:
 
 
 class Ready(msgspec.Struct):
-    """What a process says when it serves: the port that it listens on, or its metrics' port."""
+    """What a process says when it serves: the port that it listens on, or its metrics' port.
+
+    With `loading` it does not serve yet, but says how far it is.
+    """
 
     port: int = 0
+    loading: str = ""
 
 
 class Service(Protocol):
@@ -101,6 +105,7 @@ class Child:
         self.pid = 0
         self.late = False  # killed because it was not ready in time
         self.tail: deque[dict[str, Any]] = deque(maxlen=_TAIL)  # its last lines, parsed
+        self.heard_at = time.monotonic()  # when it last said that it gets on
         self.told: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self._process: asyncio.subprocess.Process | None = None
 
@@ -137,8 +142,10 @@ class Child:
         return child
 
     def _on_ready(self, line: bytes) -> None:
-        if not self.told.done():
-            self.told.set_result(msgspec.json.decode(line, type=Ready))
+        word = msgspec.json.decode(line, type=Ready)
+        self.heard_at = time.monotonic()
+        if not word.loading and not self.told.done():
+            self.told.set_result(word)
 
     async def wait(self) -> int:
         """Wait for its end; negative = the signal that killed it."""

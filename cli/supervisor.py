@@ -17,7 +17,8 @@ from cli.logs import Logs
 from cli.process import Child, Command, Ready, Service, end
 from cli.state import ROOT, Data, Process, Record
 
-READY_SECONDS = 60  # a slow disk's first start; a part that takes longer does not work
+READY_SECONDS = 60  # a slow disk's first start; a part that is silent for longer does not work
+LOADING_SECONDS = 1800  # a large model from a slow disk, as long as its worker says that it gets on
 STOP_SECONDS = 4.7  # everything is down 5 s after the signal, with a rest for the slow machine
 LEFTOVER_SECONDS = 5
 QUICK_DEATHS = 3
@@ -195,9 +196,7 @@ class Supervisor:
         ready = asyncio.ensure_future(service.until_ready(child))
         ended = asyncio.ensure_future(child.wait())
         try:
-            await asyncio.wait(
-                (ready, ended), timeout=READY_SECONDS, return_when=asyncio.FIRST_COMPLETED
-            )
+            await _first_of(ready, ended, child)
             if ready.done() and child.alive:
                 self._serves(kept, ready.result())
                 return True
@@ -297,6 +296,18 @@ class Supervisor:
         self.data.write(self.record)
         if self._kept:
             self._logs.say("stopped", took=round(time.monotonic() - begun, 2))
+
+
+async def _first_of(
+    ready: "asyncio.Future[Ready]", ended: "asyncio.Future[int]", child: Child
+) -> None:
+    """Return when a child serves, has ended, or has been silent or loading for too long."""
+    last = time.monotonic() + LOADING_SECONDS
+    while not (ready.done() or ended.done()):
+        left = min(child.heard_at + READY_SECONDS, last) - time.monotonic()
+        if left <= 0:
+            return
+        await asyncio.wait((ready, ended), timeout=left, return_when=asyncio.FIRST_COMPLETED)
 
 
 async def _stop(service: Service, child: Child, timeout: float) -> None:

@@ -36,7 +36,7 @@ async def run_inference(member: Member) -> None:
         name=member.name,
         data=member.state.data.path,
     )
-    await run(settings, on_ready=member.on_ready())
+    await run(settings, on_ready=member.on_ready(), on_loading=member.on_loading)
 
 
 async def run_persistence(member: Member) -> None:

@@ -27,6 +27,7 @@ class Fact(msgspec.Struct, frozen=True):
     kind: str = ""
     name: str = ""
     draining: bool = False
+    loading: str = ""  # a worker's: how far its engines are, until they are open
     database: bool | str | None = None  # a persistence worker's: whether it reaches PostgreSQL
 
 
@@ -82,7 +83,13 @@ class Presence:
 
     def workers(self, kind: str) -> list[Fact]:
         """The workers of a kind that are there and take work."""
-        return list(self._present(f"worker.{kind}.").values())
+        present = self._present(f"worker.{kind}.").values()
+        return [fact for fact in present if not fact.loading]
+
+    def loading(self, kind: str) -> list[str]:
+        """What the workers of a kind that are not open yet say of it."""
+        present = self._present(f"worker.{kind}.").values()
+        return [fact.loading for fact in present if fact.loading]
 
     async def announce(self) -> None:
         """Say once that this edge is there; an error is logged, the next word comes soon."""

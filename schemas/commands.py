@@ -6,7 +6,7 @@ import msgspec
 
 from schemas.raw import OptionalRaw
 
-Kind = Literal["chat", "completion", "embedding"]
+Kind = Literal["chat", "completion", "embedding", "count"]  # count: a prompt's tokens
 
 REQUESTS = "requests"  # the object store's folder for requests too large for the bus
 

@@ -19,7 +19,8 @@ JanError
 │   ├── UpstreamRateLimited 429
 │   └── UpstreamTimeout 504
 ├── Unavailable 503             a part is down; nothing was done
-│   └── BusUnavailable
+│   ├── BusUnavailable
+│   └── EngineUnavailable       inside only: an engine can't be started; one line that says why
 ├── DeadlineExceeded 504
 └── BusError                    inside only: what the bus answers
     ├── BusTimeout              the outcome is unknown
@@ -213,6 +214,12 @@ class BusUnavailable(Unavailable):
     """NATS can't be reached."""
 
     code = "bus_unavailable"
+
+
+class EngineUnavailable(Unavailable):
+    """An engine can't be started; the message is the one line that a person needs."""
+
+    code = "engine_unavailable"
 
 
 class DeadlineExceeded(JanError):

@@ -7,7 +7,8 @@ for the client:
     · trailer u32 · at u64 (microseconds since 1970, the writer's clock)
 
 FENCE  a worker takes the run; its sequence in the stream is the epoch; the trailer is a Fence.
-DATA   `count` frames from index `first`, each `id: <index>\\ndata: <json>\\n\\n`.
+DATA   `count` frames from index `first`, each `id: <index>\\ndata: <json>\\n\\n`; the trailer is
+       what the engine needs to go on after them.
        RESULT: parts of an unstreamed body instead. ERROR: an error frame, `status` its HTTP status.
        COMMIT: the run's text ends here; the trailer is a Commit.
 END    after RunFinished is stored; the trailer is an End.

@@ -12,7 +12,12 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32
 _UNIQUE_LENGTH = 26
 _RUN = "run_"
 _TAG_BITS = 40  # of a run id: a guess is right once in 10^12 requests
-_PUBLIC_PREFIXES = {"chat": "chatcmpl-", "completion": "cmpl-", "embedding": "embd-"}
+_PUBLIC_PREFIXES = {
+    "chat": "chatcmpl-",
+    "completion": "cmpl-",
+    "embedding": "embd-",
+    "count": "count-",
+}
 
 
 def new_id(prefix: str) -> str:

@@ -28,6 +28,7 @@ _PRESENCE_EVERY = 2.0  # seconds; readers take 6 s without a word for absence
 _CONNECT_TIMEOUT = 10.0
 
 OnReady = Callable[[int], None]
+OnLoading = Callable[[str], None]
 
 
 class WorkerSettings(BaseSettings):
@@ -73,7 +74,7 @@ class Work(Protocol):
         """Facts for others, such as slots, running, pools and draining."""
 
 
-OpenWork = Callable[[Bus, CollectorRegistry], AbstractAsyncContextManager[Work]]
+OpenWork = Callable[[Bus, CollectorRegistry, OnLoading], AbstractAsyncContextManager[Work]]
 
 
 def create_broker(settings: WorkerSettings) -> NatsBroker:
@@ -93,10 +94,13 @@ async def serve(
     broker: NatsBroker,
     open_work: OpenWork,
     on_ready: OnReady,
+    *,
+    on_loading: OnLoading = lambda _: None,
 ) -> None:
     """Run a worker until SIGTERM or SIGINT, then drain it.
 
-    `on_ready` gets the port of /metrics once the work is open and the broker's subscribers run.
+    `on_ready` gets the port of /metrics once the work is open and the broker's subscribers run;
+    until then `on_loading` hears every other second what the work says of its opening.
     """
     stack = AsyncExitStack()
     port = 0
@@ -108,8 +112,10 @@ async def serve(
         try:
             registry = create_registry()
             port = await stack.enter_async_context(open_monitor(settings, registry, bus))
-            announce = await stack.enter_async_context(open_presence(bus, settings, kind, port))
-            announce.work = await stack.enter_async_context(open_work(bus, registry))
+            presence = Presence(bus, settings, kind, port, on_loading)
+            await stack.enter_async_context(open_presence(presence))
+            work = open_work(bus, registry, presence.tell)
+            await presence.opened(await stack.enter_async_context(work))
             yield
         finally:
             await stack.aclose()
@@ -139,10 +145,13 @@ async def _connect(broker: NatsBroker) -> Client:
 
 
 class Presence:
-    """Tells others every two seconds that this process is there."""
+    """Tells others every two seconds that this process is there, or how far its opening is."""
 
-    def __init__(self, bus: Bus, settings: WorkerSettings, kind: str, port: int) -> None:
-        self.work: Work | None = None
+    def __init__(
+        self, bus: Bus, settings: WorkerSettings, kind: str, port: int, on_loading: OnLoading
+    ) -> None:
+        self._work: Work | None = None
+        self._on_loading = on_loading
         self._bucket = Bucket(bus, subjects.KV_HEALTH)
         self._bus = bus
         self._key = f"worker.{kind}.{settings.name}"
@@ -153,7 +162,20 @@ class Presence:
             "host": settings.metrics_host,
             "port": port,
             "draining": False,
+            "loading": "starting",
         }
+
+    def tell(self, word: str) -> None:
+        """Say how far the opening of the work is."""
+        logger.info("loading", what=word)
+        self._facts["loading"] = word
+        self._on_loading(word)
+
+    async def opened(self, work: Work) -> None:
+        """The work is open: its own facts are told from now on, at once for the first time."""
+        self._work = work
+        self._facts["loading"] = ""
+        await self._announce()
 
     async def run(self) -> None:
         """Announce until cancelled."""
@@ -170,9 +192,11 @@ class Presence:
                 logger.warning("presence stays until it expires", error=str(error))
 
     async def _announce(self) -> None:
+        if self._work is None:
+            self._on_loading(str(self._facts["loading"]))
         if not self._bus.connected:
             return
-        facts = self._facts | {"at": time.time()} | (self.work.presence() if self.work else {})
+        facts = self._facts | {"at": time.time()} | (self._work.presence() if self._work else {})
         try:
             await self._bucket.put(self._key, msgspec.json.encode(facts))
         except BusError as error:
@@ -191,13 +215,10 @@ async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def open_presence(
-    bus: Bus, settings: WorkerSettings, kind: str, port: int
-) -> AsyncIterator[Presence]:
+async def open_presence(presence: Presence) -> AsyncIterator[None]:
     """Keep a process announced for the context's life."""
-    presence = Presence(bus, settings, kind, port)
     async with beside(presence.run()):
-        yield presence
+        yield
     await presence.leave()
 
 

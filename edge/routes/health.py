@@ -29,6 +29,7 @@ class Check(Struct, frozen=True):
     status: _State
     workers: int | UnsetType = UNSET
     models: int | UnsetType = UNSET
+    loading: list[str] | UnsetType = UNSET  # what workers that are not ready yet say
 
 
 class Readiness(Struct, frozen=True):
@@ -100,7 +101,11 @@ async def look_around(state: EdgeState) -> Readiness:
     inference = presence.workers("inference") if connected else []
     checks = {
         "nats": _check(connected),
-        "inference": Check("ok" if inference else "down", workers=len(inference)),
+        "inference": Check(
+            "ok" if inference else "down",
+            workers=len(inference),
+            loading=presence.loading("inference") or UNSET,
+        ),
         "database": _check(connected and _has_database(presence)),
         "objects": _check(await state["objects_probe"].is_up()),
         "models": Check("ok" if len(state["models"]) else "down", models=len(state["models"])),

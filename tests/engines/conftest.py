@@ -16,6 +16,10 @@ from schemas.providers import (
 from tests.support.upstream import Upstream, open_upstream
 from workers.inference.engines import ENGINES, Engine
 
+# What an engine can't do, by the names that tests need. "cues": obeys `!fail 500` and its like;
+# "content": says what the prompt asks for. The others are parts of OpenAI's API.
+LACKS: Mapping[str, frozenset[str]] = {"simulated": frozenset(), "openai": frozenset()}
+
 MODELS = [ProviderModel(id="our/model", served_name="their-model")]
 
 
@@ -67,8 +71,16 @@ async def simulated_engine() -> AsyncIterator[Engine]:
     await engine.close()
 
 
-@pytest.fixture(params=["simulated", "openai"])
+@pytest.fixture
 def engine(request: pytest.FixtureRequest) -> Engine:
-    """Each engine in turn."""
+    """Each engine in turn, of those that have what the test needs."""
     found: Engine = request.getfixturevalue(f"{request.param}_engine")
     return found
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a contract test on every kind that has what its `needs` marks name."""
+    if "engine" in metafunc.fixturenames:
+        needs = {name for mark in metafunc.definition.iter_markers("needs") for name in mark.args}
+        kinds = [kind for kind, lacks in LACKS.items() if not needs & lacks]
+        metafunc.parametrize("engine", kinds, indirect=True)

@@ -16,7 +16,7 @@ from workers.inference.engines.simulation.chunks import to_steps
 
 
 class _Printer(Collector):
-    def send(self, chunks: Sequence[bytes]) -> None:
+    def send(self, chunks: Sequence[bytes], state: bytes = b"") -> None:  # noqa: ARG002
         for chunk in chunks:
             print(chunk.decode(), flush=True)
 

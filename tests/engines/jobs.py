@@ -3,23 +3,25 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
+from schemas.commands import Kind
 from workers.inference.engines import Captured, Generation
 
-KINDS = {"chat": "chatcmpl-1", "completion": "cmpl-1", "embedding": "embd-1"}
+KINDS = {"chat": "chatcmpl-1", "completion": "cmpl-1", "embedding": "embd-1", "count": "count-1"}
 
 
 def make_job(
     body: dict[str, Any],
     *,
-    kind: Literal["chat", "completion", "embedding"] = "chat",
+    kind: Kind = "chat",
     stream: bool = True,
     include_usage: bool = True,
     seconds: float = 20.0,
     captured: list[bytes] | None = None,
+    state: bytes = b"",
 ) -> Generation:
     """A job as the worker makes it of a client's body."""
     return Generation(
@@ -33,13 +35,14 @@ def make_job(
         stream=stream,
         include_usage=include_usage,
         deadline=time.time() + seconds,
-        captured=None if captured is None else Captured(captured),
+        captured=None if captured is None else Captured(captured, state),
     )
 
 
 def chat(text: str, **more: Any) -> dict[str, Any]:
-    """A chat request's body with one user message."""
-    return {"model": "our/model", "messages": [{"role": "user", "content": text}], **more}
+    """A chat request's body with one user message; the likeliest answer unless told otherwise."""
+    messages = [{"role": "user", "content": text}]
+    return {"model": "our/model", "messages": messages, "temperature": 0, **more}
 
 
 class Collector:
@@ -47,13 +50,15 @@ class Collector:
 
     def __init__(self) -> None:
         self.chunks: list[bytes] = []
+        self.states: list[bytes] = []  # what was given with each of `sends`
         self.began = asyncio.Event()
         self.sends: list[int] = []
         self.crowded = False
         self.drained = asyncio.Event()
 
-    def send(self, chunks: Sequence[bytes]) -> None:
+    def send(self, chunks: Sequence[bytes], state: bytes = b"") -> None:
         """Keep chunks."""
+        self.states.append(state)
         self.chunks += chunks
         self.sends.append(len(chunks))
         self.began.set()

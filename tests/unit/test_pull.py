@@ -150,7 +150,7 @@ async def play(pools: int, slots: int, seed: int, reconnects: int) -> None:
     server = Server(random, names)
     load = Load(server, random)
     queues = [Queue(name, name.startswith("b")) for name in names]
-    pull = Pull(cast(Bus, server), queues, slots, load.on_job, 2.0)
+    pull = Pull(cast(Bus, server), queues, lambda: slots, load.on_job, 2.0)
     jobs = 60
     async with pull_jobs(pull):
         await asyncio.sleep(0)
@@ -182,7 +182,7 @@ def test_all_jobs_are_run_and_never_more_at_once_than_slots(
 async def stand_still() -> None:
     server = Server(Random(0), ["i0", "b0"])
     load = Load(server, Random(0))
-    pull = Pull(cast(Bus, server), [Queue("i0", False)], 8, load.on_job, 2.0)
+    pull = Pull(cast(Bus, server), [Queue("i0", False)], lambda: 8, load.on_job, 2.0)
     async with pull_jobs(pull):
         await asyncio.sleep(0.1)
         (request,) = server.requests["i0"]
@@ -214,7 +214,7 @@ async def no_job_a_request() -> None:
         publish(subject, data, reply)
 
     server.publish = count  # type: ignore[method-assign]
-    pull = Pull(cast(Bus, server), [Queue("i0", False)], 64, load.on_job, 2.0)
+    pull = Pull(cast(Bus, server), [Queue("i0", False)], lambda: 64, load.on_job, 2.0)
     async with pull_jobs(pull):
         await asyncio.sleep(0)
         for _ in range(500):

@@ -149,6 +149,21 @@ async def test_a_large_backlog_is_cut_into_messages() -> None:
 
 
 @in_virtual_time
+async def test_an_engines_state_is_stored_with_its_chunks() -> None:
+    stage = Stage()
+    stage.fence()
+    stage.writer.send([b"1"], b"a")
+    stage.writer.send([b"2", b"3"], b"bc")
+    await stage.writer.drain()
+    stage.writer.send([b"x" * 200_000] * 2, b"d")
+    await stage.writer.drain()
+    told = [(frame.events, frame.trailer) for frame in stage.data()]
+    assert told == [(3, b"abc"), (1, b""), (1, b"d")], "with the last of a batch that was cut"
+    history, _ = await take_over(stage.log, SUBJECT, fence_of("another"), lambda: None)
+    assert bytes(history.state) == bytes(stage.writer.history.state) == b"abcd"
+
+
+@in_virtual_time
 async def test_the_commit_carries_the_last_frames() -> None:
     stage = Stage()
     stage.fence()

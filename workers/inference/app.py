@@ -2,8 +2,8 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from prometheus_client import CollectorRegistry
 
@@ -12,7 +12,12 @@ from schemas.providers import Providers, ProvidersError
 from workers.inference.abandon import watch_abandonment
 from workers.inference.breakers import open_breakers
 from workers.inference.control import Cancels, open_control
-from workers.inference.deployments import open_deployments, read_providers_file
+from workers.inference.deployments import (
+    Deployment,
+    open_deployments,
+    read_providers_file,
+    slots_of,
+)
 from workers.inference.heartbeat import open_heartbeat
 from workers.inference.metrics import InferenceMetrics
 from workers.inference.pull import Pull, pull_jobs, queues_of
@@ -20,41 +25,70 @@ from workers.inference.requests import tidy_requests
 from workers.inference.run import Workplace
 from workers.inference.runs import Runs
 from workers.inference.settings import InferenceSettings
-from workers.runtime import create_broker, serve
+from workers.runtime import OnLoading, OnReady, create_broker, serve
 
 KIND = "inference"
 HURRY = signal.SIGUSR1  # before or after SIGTERM: hand the runs back at once
 
 
-async def run(settings: InferenceSettings, *, on_ready: Callable[[int], None]) -> None:
-    """Work until SIGTERM or SIGINT; `on_ready` gets the port of /metrics. Raises ProvidersError."""
+async def run(
+    settings: InferenceSettings, *, on_ready: OnReady, on_loading: OnLoading = lambda _: None
+) -> None:
+    """Work until SIGTERM or SIGINT; `on_ready` gets the port of /metrics.
+
+    `on_loading` hears every other second how far the engines are, until they are open. Raises
+    ProvidersError.
+    """
     providers = read_providers_file(settings.providers)
 
     @asynccontextmanager
-    async def open_work(bus: Bus, registry: CollectorRegistry) -> AsyncIterator["Inference"]:
-        async with open_inference(settings, providers, bus, registry) as inference:
+    async def open_work(
+        bus: Bus, registry: CollectorRegistry, tell: OnLoading
+    ) -> AsyncIterator["Inference"]:
+        async with open_inference(settings, providers, bus, registry, tell) as inference:
             yield inference
 
-    await serve(settings, KIND, create_broker(settings), open_work, on_ready)
+    await serve(settings, KIND, create_broker(settings), open_work, on_ready, on_loading=on_loading)
 
 
 class Inference:
     """The worker at work: what others may know of it."""
 
-    def __init__(self, settings: InferenceSettings, pools: list[str], runs: Runs) -> None:
+    def __init__(self, pulls: list[Pull], pools: list[str], runs: Runs) -> None:
         self.draining = False
-        self._settings = settings
+        self._pulls = pulls
         self._pools = pools
         self._runs = runs
 
     def presence(self) -> dict[str, object]:
         """Slots, running, pools and draining."""
         return {
-            "slots": self._settings.slots,
+            "slots": sum(pull.slots for pull in self._pulls),
             "running": len(self._runs),
             "pools": self._pools,
             "draining": self.draining,
         }
+
+
+def to_pulls(
+    bus: Bus,
+    deployments: Mapping[str, Deployment],
+    pools: list[str],
+    settings: InferenceSettings,
+    runs: Runs,
+) -> list[Pull]:
+    """One pull for each pool whose engine bounds its runs, and one for all others together."""
+    bounded = [pool for pool in pools if slots_of(deployments, pool) is not None]
+    others = [pool for pool in pools if pool not in bounded]
+
+    def pull(of: list[str], capacity: Callable[[], int]) -> Pull:
+        return Pull(bus, queues_of(of), capacity, runs.start, settings.ack_wait)
+
+    def capacity_of(pool: str) -> Callable[[], int]:
+        return lambda: min(slots_of(deployments, pool) or 0, settings.slots)
+
+    pulls = [pull([pool], capacity_of(pool)) for pool in bounded]
+    return [*pulls, pull(others, lambda: settings.slots)] if others else pulls
 
 
 @asynccontextmanager
@@ -70,9 +104,16 @@ async def hurried(runs: Runs) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def open_inference(
-    settings: InferenceSettings, providers: Providers, bus: Bus, registry: CollectorRegistry
+    settings: InferenceSettings,
+    providers: Providers,
+    bus: Bus,
+    registry: CollectorRegistry,
+    tell: OnLoading = lambda _: None,
 ) -> AsyncIterator[Inference]:
-    """Do inference for the context's life; leaving it drains the runs."""
+    """Do inference for the context's life; leaving it drains the runs.
+
+    `tell` hears how far the engines are. Raises ProvidersError, EngineUnavailable.
+    """
     pools = settings.pools or providers.pools()
     if unknown := set(pools) - set(providers.pools()):
         raise ProvidersError(f"JAN_POOLS: no provider has the pool {min(unknown)}")
@@ -87,7 +128,7 @@ async def open_inference(
     url = settings.nats_url.get_secret_value()
     cancels = Cancels()
     async with (
-        open_deployments(providers, pools) as deployments,
+        open_deployments(providers, pools, tell) as deployments,
         open_breakers(bus) as breakers,
     ):
         place = Workplace(
@@ -95,8 +136,9 @@ async def open_inference(
         )
         runs = Runs(place, cancels)
         metrics.running.set_function(lambda: len(runs))
-        metrics.slots.set(settings.slots)
-        inference = Inference(settings, pools, runs)
+        pulls = to_pulls(bus, deployments, pools, settings, runs)
+        metrics.slots.set_function(lambda: sum(pull.slots for pull in pulls))
+        inference = Inference(pulls, pools, runs)
         async with (
             hurried(runs),
             open_heartbeat(url, settings.name, settings.ack_wait, runs, runs.lose),
@@ -104,9 +146,10 @@ async def open_inference(
             watch_abandonment(bus, runs),
             tidy_requests(objects, settings.requests_kept),
         ):
-            pull = Pull(bus, queues_of(pools), settings.slots, runs.start, settings.ack_wait)
             try:
-                async with pull_jobs(pull):
+                async with AsyncExitStack() as pulling:
+                    for pull in pulls:
+                        await pulling.enter_async_context(pull_jobs(pull))
                     yield inference
             finally:
                 inference.draining = True

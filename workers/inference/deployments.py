@@ -3,10 +3,11 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from schemas.providers import Providers, default_providers, read_providers
-from workers.inference.engines import ENGINES, Engine
+from workers.inference.engines import ENGINES, Engine, Tell
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +29,12 @@ def read_providers_file(path: Path | None) -> Providers:
 
 @asynccontextmanager
 async def open_deployments(
-    providers: Providers, pools: list[str]
+    providers: Providers, pools: list[str], tell: Tell
 ) -> AsyncIterator[Mapping[str, Deployment]]:
-    """Open the engines of these pools' providers, one for each, for the context's life."""
+    """Open the engines of these pools' providers, one for each, for the context's life.
+
+    Raises EngineUnavailable if one can't be opened.
+    """
     async with AsyncExitStack() as stack:
         engines: dict[str, Engine] = {}
         deployments: dict[str, Deployment] = {}
@@ -39,9 +43,21 @@ async def open_deployments(
             if provider.pool not in pools:
                 continue
             if provider.name not in engines:
-                engines[provider.name] = ENGINES[provider.kind](provider)
-                stack.push_async_callback(engines[provider.name].close)
+                engine = engines[provider.name] = ENGINES[provider.kind](provider)
+                stack.push_async_callback(engine.close)
+                await engine.open(partial(_tell_of, tell, provider.name))
             deployments[placement.id] = Deployment(
                 placement.id, provider.pool, placement.model.name_upstream, engines[provider.name]
             )
         yield deployments
+
+
+def slots_of(deployments: Mapping[str, Deployment], pool: str) -> int | None:
+    """How many runs the engines of a pool can take now; None: any number."""
+    engines = {id(here.engine): here.engine for here in deployments.values() if here.pool == pool}
+    counts = [engine.slots() for engine in engines.values()]
+    return None if None in counts else sum(count or 0 for count in counts)
+
+
+def _tell_of(tell: Tell, provider: str, word: str) -> None:
+    tell(f"{provider}: {word}")

@@ -30,6 +30,7 @@ class History:
     total: int = 0  # frames that are stored and count
     first_at: int = 0  # microseconds, as in the frames
     chunks: list[bytes] = field(default_factory=list)  # a stream's, as sent
+    state: bytearray = field(default_factory=bytearray)  # what its engine stored with them
     body: list[bytes] = field(default_factory=list)  # the parts of an unstreamed result
     error: bytes | None = None
     commit: frames.Commit | None = None
@@ -88,6 +89,8 @@ class History:
         if frame.flags & frames.RESULT:
             self.body.append(frame.data)
             return
+        if not frame.flags & frames.COMMIT:
+            self.state += frame.trailer
         chunks = [frames.chunk_of(event) for event in frames.split_events(frame.data)]
         if frame.flags & frames.ERROR:
             self.error = chunks.pop()

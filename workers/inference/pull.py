@@ -71,14 +71,15 @@ class Inbox:
 
 @dataclass(slots=True)
 class Pull:
-    """Keeps `slots` runs going from the queues, as far as there are jobs.
+    """Keeps as many runs going from the queues as `capacity` says, as far as there are jobs.
 
-    `on_job` is called with each job and what to call when its slot is free again.
+    `capacity` is asked again and again: it may change. `on_job` is called with each job and what to
+    call when its slot is free again.
     """
 
     bus: Bus
     queues: Sequence[Queue]
-    slots: int
+    capacity: Callable[[], int]
     on_job: OnJob
     ack_wait: float
     running: int = 0
@@ -89,6 +90,11 @@ class Pull:
     _soon: asyncio.TimerHandle | None = None
     _looked: float = 0.0
     _broken: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def slots(self) -> int:
+        """Runs at the same time, as of now."""
+        return self.capacity()
 
     async def run(self) -> None:
         """Ask until cancelled."""

@@ -264,7 +264,8 @@ class Run:
         while True:
             deployment = await turns.next(writer.sent)
             if chunks:
-                generation = replace(generation, captured=Captured(list(chunks)))
+                captured = Captured(list(chunks), bytes(writer.history.state))
+                generation = replace(generation, captured=captured)
             try:
                 outcome = await deployment.engine.generate(self._at(generation, deployment), writer)
             except JanError as error:

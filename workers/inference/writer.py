@@ -120,6 +120,7 @@ class Writer:
         self._stopped: Exception | None = None
         self._next = history.total
         self._parts: list[bytes] = []
+        self._states: list[tuple[int, bytes]] = []  # each with the index after its chunks
         self._size = 0
         self._message: _Message | None = None
         self._ending: _Message | None = None  # flags, status and trailer of the commit to come
@@ -156,8 +157,8 @@ class Writer:
             self._subject, self._message.encode(0), on_ack, expect_last=0, timeout=_ACK_TIMEOUT
         )
 
-    def send(self, chunks: Sequence[bytes]) -> None:
-        """Take a stream's chunks, each one chunk's JSON."""
+    def send(self, chunks: Sequence[bytes], state: bytes = b"") -> None:
+        """Take a stream's chunks, each one chunk's JSON, and the engine's state after them."""
         index = self._next
         parts = self._parts
         size = self._size
@@ -169,6 +170,9 @@ class Writer:
         self._next = index
         self._size = size
         self.history.chunks += chunks
+        if state:
+            self._states.append((index, state))
+            self.history.state += state
         if self._message is None:
             self._flush()
 
@@ -248,6 +252,8 @@ class Writer:
             self._size = 0
             data = b"".join(parts)
         message = _Message(frames.DATA, self.history.total, len(parts), _now(), data)
+        if self._states:
+            message.trailer = self._take_states(message.first + message.count)
         if self._ending is not None:
             self._mark(message, self._ending)
         self._post(message)
@@ -262,6 +268,15 @@ class Writer:
         else:
             number = len(self._parts)
         taken, self._parts = self._parts[:number], self._parts[number:]
+        return taken
+
+    def _take_states(self, end: int) -> bytes:
+        """The states whose chunks end before frame `end`.
+
+        A batch of chunks that is cut in two has its state with its last chunk.
+        """
+        taken = b"".join([state for index, state in self._states if index <= end])
+        self._states = [(index, state) for index, state in self._states if index > end]
         return taken
 
     def _mark(self, message: _Message, ending: _Message) -> None:

@@ -17,7 +17,7 @@ from workers.persistence.database import Database, Health, open_engine
 from workers.persistence.intake import Intake, Metrics
 from workers.persistence.projector import Projector
 from workers.persistence.settings import PersistenceSettings
-from workers.runtime import OnReady, create_broker, serve
+from workers.runtime import OnLoading, OnReady, create_broker, serve
 
 KIND = "persistence"
 RUNS_CONSUMER = "persistence-runs"
@@ -32,7 +32,9 @@ async def run(settings: PersistenceSettings, *, on_ready: OnReady) -> None:
     broker = create_broker(settings)
 
     @asynccontextmanager
-    async def open_work(bus: Bus, registry: CollectorRegistry) -> AsyncIterator[Work]:
+    async def open_work(
+        bus: Bus, registry: CollectorRegistry, _tell: OnLoading
+    ) -> AsyncIterator[Work]:
         async with open_worker(settings, broker, bus, registry) as work:
             yield work
 

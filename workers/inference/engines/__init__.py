@@ -12,6 +12,7 @@ from workers.inference.engines.contract import (
     Generation,
     Outcome,
     Sink,
+    Tell,
 )
 from workers.inference.engines.openai import OpenAIEngine
 from workers.inference.engines.simulated import SimulatedEngine
@@ -25,8 +26,10 @@ __all__ = [
     "Generation",
     "Outcome",
     "Sink",
+    "Tell",
 ]
 
+# Making an engine loads nothing: libraries that are large or optional are imported in its `open`.
 ENGINES: Mapping[str, Callable[[Provider], Engine]] = MappingProxyType(
     {"openai": OpenAIEngine, "simulated": SimulatedEngine}
 )

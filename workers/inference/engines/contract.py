@@ -1,11 +1,12 @@
 """What an engine is asked to do, where it puts what it makes, and what it says at the end."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Protocol
 
 import msgspec
 
+from schemas.commands import Kind
 from schemas.raw import OptionalRaw
 
 BACKLOG_LIMIT = 1 << 20  # bytes made but not yet stored, above which an engine pauses
@@ -46,9 +47,14 @@ _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 
 @dataclass(slots=True)
 class Captured:
-    """What earlier attempts already put into frames: the chunks' JSON in order, as sent."""
+    """What earlier attempts already put into frames: the chunks' JSON in order, as sent.
+
+    `state` is what the engine stored with these chunks, joined in the order in which it gave it; a
+    last batch of chunks may be there in part, and then without its state.
+    """
 
     chunks: list[bytes] = field(default_factory=list)
+    state: bytes = b""
 
     def choices(self) -> dict[int, CapturedChoice]:
         """Put the chunks together, choice by choice."""
@@ -80,12 +86,13 @@ class Generation:
     """What an engine is asked to do.
 
     `body` is the client's JSON, split at the top level, its values untouched. `include_usage`: the
-    client asked for the usage chunk. `deadline` in unix seconds.
+    client asked for the usage chunk. `deadline` in unix seconds. A `count` asks how many tokens the
+    prompt of a chat has: `complete` answers `{"input_tokens": N}`.
     """
 
     run_id: str
     public_id: str
-    kind: Literal["chat", "completion", "embedding"]
+    kind: Kind
     model: str
     served_name: str
     created: int
@@ -107,8 +114,12 @@ class Outcome:
 class Sink(Protocol):
     """Where an engine puts the chunks of a stream."""
 
-    def send(self, chunks: Sequence[bytes]) -> None:
-        """Take chunks, each one chunk's JSON without framing or line breaks. Never blocks."""
+    def send(self, chunks: Sequence[bytes], state: bytes = b"") -> None:
+        """Take chunks, each one chunk's JSON without framing or line breaks. Never blocks.
+
+        `state` is stored with them, and not shown to readers: what the engine will need beside the
+        chunks to continue after them, such as the ids of their tokens.
+        """
 
     def backlog(self) -> int:
         """Bytes taken but not yet stored; above BACKLOG_LIMIT an engine pauses and drains."""
@@ -117,15 +128,25 @@ class Sink(Protocol):
         """Wait until all that was sent is stored."""
 
 
+Tell = Callable[[str], None]  # takes a word on how far the loading is
+
+
 class Engine(Protocol):
     """Something that generates.
 
     Its errors are those of schemas.errors. To cancel, cancel the task: the engine lets go of its
     upstream before the CancelledError leaves it. A stream that ends without saying so is an error.
+    Making one is quick and harmless; `open` comes before everything else but `close`.
     """
 
     kind: ClassVar[str]
     can_continue: bool  # from what an earlier attempt has sent; otherwise `captured` is never given
+
+    async def open(self, tell: Tell) -> None:
+        """Load what generating needs, off the loop. Raises EngineUnavailable, with one line."""
+
+    def slots(self) -> int | None:
+        """How many runs it can take at all, those that it has included; None: any number."""
 
     async def generate(self, job: Generation, sink: Sink) -> Outcome:
         """Stream a generation into the sink. The usage chunk only if the job includes usage."""

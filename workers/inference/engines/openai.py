@@ -15,6 +15,7 @@ from workers.inference.engines.contract import (
     Generation,
     Outcome,
     Sink,
+    Tell,
 )
 from workers.inference.engines.faults import Redactor, to_error, to_stream_error
 from workers.inference.engines.http import Client, Headers, Limits
@@ -58,6 +59,13 @@ class OpenAIEngine:
                 between=options.between_s,
             ),
         )
+
+    async def open(self, tell: Tell) -> None:
+        """There is nothing to load."""
+
+    def slots(self) -> int | None:
+        """Any number."""
+        return None
 
     async def generate(self, job: Generation, sink: Sink) -> Outcome:
         """Stream a generation into the sink."""

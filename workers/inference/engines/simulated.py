@@ -13,7 +13,7 @@ import msgspec
 
 from schemas.errors import UpstreamError, UpstreamTimeout
 from schemas.providers import Provider, SimulatedProvider
-from workers.inference.engines.contract import BACKLOG_LIMIT, Generation, Outcome, Sink
+from workers.inference.engines.contract import BACKLOG_LIMIT, Generation, Outcome, Sink, Tell
 from workers.inference.engines.faults import Redactor, to_error
 from workers.inference.engines.simulation.answers import Answer, answer_chat, answer_completion
 from workers.inference.engines.simulation.chunks import Chunks, to_body, to_steps
@@ -37,6 +37,13 @@ class SimulatedEngine:
         assert isinstance(provider, SimulatedProvider)
         self.can_continue = True
         self._options = provider.options
+
+    async def open(self, tell: Tell) -> None:
+        """There is nothing to load."""
+
+    def slots(self) -> int | None:
+        """Any number."""
+        return None
 
     async def generate(self, job: Generation, sink: Sink) -> Outcome:
         """Stream an answer; what an earlier attempt has sent is passed over."""

@@ -118,7 +118,7 @@ async def test_bytes_after_the_answer_end_the_connection(upstream: Upstream) -> 
 async def test_a_run_has_no_more_time_than_its_own(upstream: Upstream) -> None:
     upstream.script(Silent())
     async with _client(upstream) as client:
-        with pytest.raises(UpstreamTimeout, match="longer than the run may"):
+        with pytest.raises(UpstreamTimeout, match="longer than it may"):
             await _post(client, seconds=0.1)
         await asyncio.wait_for(upstream.calls[0].closed.wait(), 1)
 

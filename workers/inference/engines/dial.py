@@ -12,13 +12,16 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from schemas.errors import UpstreamError
 
 _HEAD_START = 0.25  # seconds before another address is tried beside a slow one (RFC 8305 §8)
 _REPLY_LIMIT = 16 * 1024  # bytes of a proxy's reply to CONNECT
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})[ \r\n]")
+
+_SECRET_NAME = re.compile(r"key|token|secret|sig|pass|auth|code", re.IGNORECASE)
+_WORD = 8  # characters from which on a user's name is hardly a word
 
 _Address = tuple[int, int, int, str, Any]  # as getaddrinfo gives them
 
@@ -30,6 +33,7 @@ class Proxy:
     host: str
     port: int
     authorization: str = field(default="", repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
 
 def find_proxy(setting: str, scheme: str, host: str, port: int) -> Proxy | None:
@@ -54,6 +58,20 @@ def basic(user: str, password: str) -> str:
     """The value of an Authorization header for a user and password as they stand in a URL."""
     pair = f"{unquote(user)}:{unquote(password)}"
     return "Basic " + base64.b64encode(pair.encode()).decode()
+
+
+def find_secrets(url: str) -> Iterable[str]:
+    """What must not be shown of a URL: user and password, and what its query calls a secret."""
+    parts = urlsplit(url)
+    user, password = parts.username or "", parts.password or ""
+    if user or password:
+        yield from (f"{user}:{password}", basic(user, password).removeprefix("Basic "))
+        # A user's name may be a common word, unless it stands for the password, as tokens do.
+        words = [password] if password and len(user) < _WORD else [user, password]
+        yield from (spelling for word in words for spelling in (word, unquote(word)))
+    for name, value in parse_qsl(parts.query):
+        if _SECRET_NAME.search(name):
+            yield value
 
 
 async def dial(host: str, port: int) -> socket.socket:
@@ -94,13 +112,27 @@ async def tunnel(sock: socket.socket, host: str, port: int, authorization: str) 
         raise UpstreamError("the proxy sent something that nobody asked for")
 
 
+def split_url(url: str, *schemes: str) -> tuple[SplitResult, int | None]:
+    """Take a URL and its port apart; raise a ValueError that repeats nothing of it."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:  # its text has a part of the URL, which may be one of a password
+        raise ValueError("the URL's host or port can't be read") from None
+    if parts.scheme not in schemes or not parts.hostname:
+        raise ValueError(f"must be an {' or '.join(schemes)} address")
+    return parts, port
+
+
 def _to_proxy(url: str, name: str) -> Proxy:
-    parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname:
-        raise ValueError(f"{name} must be an address that begins with http://")
+    try:
+        parts, port = split_url(url, "http")
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+    assert parts.hostname is not None
     user, password = parts.username or "", parts.password or ""
     authorization = basic(user, password) if user or password else ""
-    return Proxy(parts.hostname, parts.port or 80, authorization)
+    return Proxy(parts.hostname, port or 80, authorization, tuple(find_secrets(url)))
 
 
 def _is_inside(host: str) -> bool:

@@ -18,12 +18,20 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, cast
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult
 
 import httptools
 
 from schemas.errors import JanError, UpstreamError, UpstreamTimeout
-from workers.inference.engines.dial import Proxy, basic, dial, find_proxy, tunnel
+from workers.inference.engines.dial import (
+    Proxy,
+    basic,
+    dial,
+    find_proxy,
+    find_secrets,
+    split_url,
+    tunnel,
+)
 from workers.inference.engines.inflate import Discard, Inflater, to_inflater
 
 Headers = dict[bytes, bytes]
@@ -77,16 +85,20 @@ class Client:
         proxy: str = "env",
         ca_file: str | None = None,
     ) -> None:
-        url = urlsplit(base_url)
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise ValueError("base_url must be an http or https address")
+        try:
+            url, port = split_url(base_url, "http", "https")
+        except ValueError as error:
+            raise ValueError(f"base_url: {error}") from None
+        assert url.hostname is not None
         self._host = url.hostname
         self._secure = url.scheme == "https"
-        self._port = url.port or (443 if self._secure else 80)
+        self._port = port or (443 if self._secure else 80)
         self._limits = limits
         self._fault = ""  # why nothing can be sent at all
         self._tls = self._to_tls(ca_file) if self._secure else None
         self._proxy = self._to_proxy(proxy)
+        # What addresses hold that no text may show: a Redactor wants it.
+        self.secrets = [*find_secrets(base_url), *(self._proxy.secrets if self._proxy else ())]
         host = url.netloc.rpartition("@")[2]
         # A proxy takes the whole address, except for what goes through a tunnel.
         origin = f"http://{host}" if self._proxy and not self._secure else ""
@@ -164,7 +176,8 @@ class Client:
         try:
             return ssl.create_default_context(cafile=ca_file)
         except OSError as error:  # SSLError is one
-            self._fault = f"the provider's ca_file can't be used: {error.strerror}"
+            reason = error.strerror or type(error).__name__
+            self._fault = f"the provider's ca_file can't be used: {reason}"
             return None
 
     def _to_proxy(self, setting: str) -> Proxy | None:

@@ -338,7 +338,8 @@ class _Connection(asyncio.Protocol):
         self._head_told = self._enough = self._complete = self._paused = False
         self._keeps = self._unasked = False
         self._began = self._last = self._loop.time()
-        self._timer = self._loop.call_at(self._next_due(), self._on_timer)
+        patience = min(request.first_byte, request.first_token, request.between)
+        self._timer = self._loop.call_at(min(self._began + patience, request.due), self._on_timer)
         self._transport.write(request.encoded)
 
     async def turn(self) -> bool:
@@ -482,7 +483,7 @@ class _Connection(asyncio.Protocol):
             return
         if self._enough:
             self._wake()
-        elif self._crowded is not None and self._has_more(data) and self._crowded():
+        elif self._crowded is not None and self._crowded() and self._has_more(data):
             self._paused = True
             if not (self._closed or self._transport.is_closing()):
                 self._transport.pause_reading()

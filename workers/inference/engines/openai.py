@@ -224,6 +224,7 @@ class _StreamReader:
         self._headers: Headers = {}
         self._done = False
         self._begun = False
+        self._opened = False  # and all that was held is given out
         self._held: list[bytes] = []
         self._finished: dict[int, str] = {}
         self._unfinished: set[int] = set()
@@ -289,13 +290,14 @@ class _StreamReader:
             self.refused = True
             raise
         finally:
-            if self._held or not self._begun:
+            if not self._opened:
                 chunks = self._hold(chunks)
             if chunks:
                 self._sink.send(chunks)
 
     def _hold(self, chunks: list[bytes]) -> list[bytes]:
         """Keep what comes before the first token, and give it out with it, or when it is much."""
+        self._opened = self._begun
         self._held += chunks
         if not self._begun and sum(map(len, self._held)) < _HELD_LIMIT:
             return []

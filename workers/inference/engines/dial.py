@@ -9,7 +9,7 @@ import re
 import socket
 import urllib.request
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -23,7 +23,7 @@ _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})[ \r\n]")
 _SECRET_NAME = re.compile(r"key|token|secret|sig|pass|auth|code", re.IGNORECASE)
 _WORD = 8  # characters from which on a user's name is hardly a word
 
-_Address = tuple[int, int, int, str, Any]  # as getaddrinfo gives them
+Address = tuple[int, int, int, str, Any]  # as getaddrinfo gives them
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +75,10 @@ def find_secrets(url: str) -> Iterable[str]:
 
 
 async def dial(host: str, port: int) -> socket.socket:
-    """Connect to a name's addresses: the next one starts when the last is slow or has failed."""
+    """Connect to a name: its next address starts when the last is slow or has failed."""
     loop = asyncio.get_running_loop()
-    addresses = _alternate(await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-    if len(addresses) == 1:
-        return await _connect(addresses[0])
-    return await _race(addresses)
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return await connect_first(_alternate(found))
 
 
 async def tunnel(sock: socket.socket, host: str, port: int, authorization: str) -> None:
@@ -158,16 +156,16 @@ def _networks(names: str) -> Iterable[ipaddress.IPv4Network | ipaddress.IPv6Netw
             yield ipaddress.ip_network(name.strip(), strict=False)
 
 
-def _alternate(addresses: Iterable[_Address]) -> list[_Address]:
+def _alternate(addresses: Iterable[Address]) -> list[Address]:
     """Take turns between the families, in the order in which they came (RFC 8305 §4)."""
-    families: dict[int, list[_Address]] = {}
+    families: dict[int, list[Address]] = {}
     for address in addresses:
         families.setdefault(address[0], []).append(address)
     turns = itertools.zip_longest(*families.values())
     return [address for turn in turns for address in turn if address is not None]
 
 
-async def _connect(address: _Address) -> socket.socket:
+async def _connect(address: Address) -> socket.socket:
     sock = socket.socket(*address[:3])
     try:
         sock.setblocking(False)
@@ -178,7 +176,10 @@ async def _connect(address: _Address) -> socket.socket:
     return sock
 
 
-async def _race(addresses: list[_Address]) -> socket.socket:
+async def connect_first(addresses: Sequence[Address]) -> socket.socket:
+    """Connect to whichever of these answers first, in this order; raise the last failure."""
+    if len(addresses) == 1:
+        return await _connect(addresses[0])
     waiting = deque(addresses)
     running: set[asyncio.Task[socket.socket]] = set()
     failure: BaseException | None = None

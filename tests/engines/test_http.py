@@ -157,6 +157,36 @@ async def test_a_reader_that_fails_closes_the_connection(upstream: Upstream) -> 
         await asyncio.wait_for(upstream.calls[0].closed.wait(), 1)
 
 
+@pytest.mark.parametrize("data", [OK, OK.replace(b"Content-Length: 2\r\n", b"")])
+async def test_a_reader_that_refuses_counts_also_when_all_has_come(
+    upstream: Upstream, data: bytes
+) -> None:
+    class Refusing(_Reader):
+        def on_data(self, data: bytes) -> bool:
+            raise UpstreamError(f"not this: {data!r}")
+
+    class Failing(_Reader):
+        def on_head(self, status: int, headers: Headers) -> None:
+            raise ZeroDivisionError(status, headers)
+
+    upstream.script(Wire(data), Wire(data), Wire(OK))
+    async with _client(upstream) as client:
+        with pytest.raises(UpstreamError, match="not this"):
+            await client.exchange("POST", "/x", Refusing(), body=b"{}")
+        with pytest.raises(ZeroDivisionError):
+            await client.exchange("POST", "/x", Failing(), body=b"{}")
+        assert (await _post(client)).status == 200
+
+
+@pytest.mark.parametrize(
+    "url", ["http://u:secret@h:x", "http://u:secret@[x", "ftp://u:secret@h", "http://u:secret@"]
+)
+def test_a_wrong_address_is_told_without_its_password(url: str) -> None:
+    with pytest.raises(ValueError, match="base_url") as caught:
+        Client(url, {}, Limits())
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("url", ["ftp://x/v1", "host:80", "http://"])
 def test_only_http_addresses_are_taken(url: str) -> None:
     with pytest.raises(ValueError, match="base_url"):

@@ -284,7 +284,7 @@ def test_a_stream_cut_anywhere_is_never_a_wrong_success(
         assert cut < done + 8
 
 
-@fuzz(1000)
+@fuzz(400)
 @given(
     st.lists(_CHANGES, min_size=1, max_size=3),
     st.lists(st.integers(1, 300), min_size=1, max_size=4),
@@ -299,7 +299,7 @@ def test_a_changed_body_is_read_as_it_is_or_refused(
     world.check(Script(_segments(CHUNKED + _framed(body, sizes), cuts), "fin"))
 
 
-@fuzz(1000)
+@fuzz(400)
 @given(st.lists(_CHANGES, min_size=1, max_size=2), _CUTS, _ENDS.filter(lambda end: end != "keep"))
 def test_changed_bytes_on_the_wire_are_never_a_wrong_success(
     world: World, changes: list[tuple[str, int, Any]], cuts: list[int], end: End

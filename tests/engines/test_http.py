@@ -125,9 +125,9 @@ async def test_a_run_has_no_more_time_than_its_own(upstream: Upstream) -> None:
 
 async def test_connections_are_bounded(upstream: Upstream) -> None:
     upstream.script(Silent())
-    async with _client(upstream, Limits(connections=1, connect=0.1, first_byte=5)) as client:
+    async with _client(upstream, Limits(connections=1, connect=0.5, first_byte=5)) as client:
         first = asyncio.create_task(_post(client))
-        await upstream.count(1)
+        await asyncio.wait_for(upstream.count(1), 5)
         with pytest.raises(UpstreamTimeout, match="became free"):
             await _post(client)
         first.cancel()

@@ -76,8 +76,11 @@ def find_secrets(url: str) -> Iterable[str]:
 
 async def dial(host: str, port: int) -> socket.socket:
     """Connect to a name: its next address starts when the last is slow or has failed."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:  # an address needs no thread, which slow names may all hold
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return await connect_first(_alternate(found))
 
 

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
@@ -77,13 +78,15 @@ class NoOptions(_Part):
 
 
 class _HttpProvider(Provider):
-    base_url: str = Field(pattern=r"^https?://[^\s/]+(/\S*)?$")
+    # repr=False: a URL may hold a password
+    base_url: str = Field(pattern=r"^https?://[^\s/]+(/\S*)?$", repr=False)
     api_key: SecretStr | None = None
     headers: dict[str, str] = Field(default={}, repr=False)  # may hold credentials too
 
     @field_validator("base_url")
     @classmethod
     def _without_last_slash(cls, url: str) -> str:
+        _refuse_unusable(url)
         return url.rstrip("/")
 
     @field_validator("api_key")
@@ -104,18 +107,49 @@ class _HttpProvider(Provider):
         return headers
 
 
-class OpenAIOptions(_Part):
-    """How an OpenAI-compatible provider is used; times in seconds.
+class HttpOptions(_Part):
+    """How a provider is reached over HTTP; times in seconds.
 
-    `first_byte_s` counts to the first byte of a stream's body, `between_s` from one byte to the
-    next. `stream_usage` off: for one that refuses `stream_options`. `continue_final_message` on:
-    for one that continues a last assistant message (vLLM), so that a stream outlives its worker.
+    `first_byte_s` counts to the first byte of a stream's body: an upstream that queues a request
+    for two minutes is overloaded. `first_token_s` counts to the first token, with whatever signs of
+    life before it: longer, as models that think in silence send comments meanwhile. `between_s`
+    counts from one byte to the next; comments are bytes. `total_s` bounds the whole answer; the
+    default is the longest that a run can be told to take, so that the run's deadline decides.
+
+    `compression` asks for gzip: worth it over a slow line, and never nearby. `proxy` is `none`, the
+    URL of an HTTP proxy, or `env`: HTTP_PROXY, HTTPS_PROXY and NO_PROXY, and then never for
+    loopback and private addresses and names without a dot. `ca_file` has the authorities to trust,
+    instead of the system's.
     """
 
     connections: int = Field(default=4096, ge=1)
     connect_s: float = Field(default=5, gt=0)
     first_byte_s: float = Field(default=120, gt=0)
+    first_token_s: float = Field(default=300, gt=0)
     between_s: float = Field(default=60, gt=0)
+    total_s: float = Field(default=3000, gt=0)
+    compression: bool = False
+    proxy: SecretStr = SecretStr("env")  # may hold a password
+    ca_file: str | None = Field(default=None, min_length=1)
+
+    @field_validator("proxy")
+    @classmethod
+    def _known_proxy(cls, proxy: SecretStr) -> SecretStr:
+        url = proxy.get_secret_value()
+        if url not in ("env", "none"):
+            if not url.startswith("http://"):
+                raise ValueError("must be env, none, or a URL that begins with http://")
+            _refuse_unusable(url)
+        return proxy
+
+
+class OpenAIOptions(HttpOptions):
+    """How an OpenAI-compatible provider is used.
+
+    `stream_usage` off: for one that refuses `stream_options`. `continue_final_message` on: for one
+    that continues a last assistant message (vLLM), so that a stream outlives its worker.
+    """
+
     stream_usage: bool = True
     continue_final_message: bool = False
 
@@ -342,6 +376,17 @@ def _check_names(found: Providers, document: "_Document") -> None:
 def _refuse_unsendable(value: str, what: str) -> None:
     if not value.isascii() or not value.isprintable():
         raise ValueError(f"{what} has characters that an HTTP header can't carry")
+
+
+def _refuse_unusable(url: str) -> None:
+    """Refuse a URL that can't be connected to, without repeating it: it may hold a password."""
+    try:
+        parts = urlsplit(url)
+        usable = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError("is no URL that can be used: look at its host and port")
 
 
 _Path = tuple[str | int, ...]

@@ -74,6 +74,10 @@ REQUIREMENTS: dict[str, Requirement] = {
     "errors.rate_limit": R("too many requests raise RateLimitError (429) with Retry-After", SDK),
     "errors.upstream": R("an upstream's 5xx raises InternalServerError", SDK),
     "errors.upstream.rejected": R("an upstream's 400 keeps its status and its message", SERVER),
+    "errors.upstream.hang": R(
+        "an upstream that shows only signs of life is left for the next, before the first token",
+        SERVER,
+    ),
     "errors.stream": R("an error after the first token raises APIError inside the stream", SDK),
     "errors.envelope": R(
         "every error has type, code, message, param and request_id, unknown routes too", OPENAI

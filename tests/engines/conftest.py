@@ -27,7 +27,7 @@ def pytest_asyncio_loop_factories(
     item: pytest.Item,
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run on the loop that workers run on; what touches transports, on both."""
-    if item.path.name == "test_http.py":
+    if item.path.name in ("test_http.py", "test_dial.py"):
         return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
     return {"uvloop": uvloop.new_event_loop}
 

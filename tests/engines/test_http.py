@@ -118,16 +118,16 @@ async def test_bytes_after_the_answer_end_the_connection(upstream: Upstream) -> 
 async def test_a_run_has_no_more_time_than_its_own(upstream: Upstream) -> None:
     upstream.script(Silent())
     async with _client(upstream) as client:
-        with pytest.raises(UpstreamTimeout, match="longer than the run may"):
+        with pytest.raises(UpstreamTimeout, match="longer than it may"):
             await _post(client, seconds=0.1)
         await asyncio.wait_for(upstream.calls[0].closed.wait(), 1)
 
 
 async def test_connections_are_bounded(upstream: Upstream) -> None:
     upstream.script(Silent())
-    async with _client(upstream, Limits(connections=1, connect=0.1, first_byte=5)) as client:
+    async with _client(upstream, Limits(connections=1, connect=0.5, first_byte=5)) as client:
         first = asyncio.create_task(_post(client))
-        await upstream.count(1)
+        await asyncio.wait_for(upstream.count(1), 5)
         with pytest.raises(UpstreamTimeout, match="became free"):
             await _post(client)
         first.cancel()
@@ -155,6 +155,36 @@ async def test_a_reader_that_fails_closes_the_connection(upstream: Upstream) -> 
         with pytest.raises(ZeroDivisionError):
             await client.exchange("POST", "/x", Failing(), body=b"{}")
         await asyncio.wait_for(upstream.calls[0].closed.wait(), 1)
+
+
+@pytest.mark.parametrize("data", [OK, OK.replace(b"Content-Length: 2\r\n", b"")])
+async def test_a_reader_that_refuses_counts_also_when_all_has_come(
+    upstream: Upstream, data: bytes
+) -> None:
+    class Refusing(_Reader):
+        def on_data(self, data: bytes) -> bool:
+            raise UpstreamError(f"not this: {data!r}")
+
+    class Failing(_Reader):
+        def on_head(self, status: int, headers: Headers) -> None:
+            raise ZeroDivisionError(status, headers)
+
+    upstream.script(Wire(data), Wire(data), Wire(OK))
+    async with _client(upstream) as client:
+        with pytest.raises(UpstreamError, match="not this"):
+            await client.exchange("POST", "/x", Refusing(), body=b"{}")
+        with pytest.raises(ZeroDivisionError):
+            await client.exchange("POST", "/x", Failing(), body=b"{}")
+        assert (await _post(client)).status == 200
+
+
+@pytest.mark.parametrize(
+    "url", ["http://u:secret@h:x", "http://u:secret@[x", "ftp://u:secret@h", "http://u:secret@"]
+)
+def test_a_wrong_address_is_told_without_its_password(url: str) -> None:
+    with pytest.raises(ValueError, match="base_url") as caught:
+        Client(url, {}, Limits())
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["ftp://x/v1", "host:80", "http://"])

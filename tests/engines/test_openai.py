@@ -19,7 +19,18 @@ from schemas.errors import (
 from schemas.providers import OpenAIOptions, OpenAIProvider
 from tests.engines.conftest import MODELS
 from tests.engines.jobs import Collector, chat, make_job
-from tests.support.upstream import Answer, Body, Cut, Fail, Silent, Stall, Upstream, open_upstream
+from tests.support.raw import RawServer, Script, open_raw_server
+from tests.support.upstream import (
+    Answer,
+    Body,
+    Cut,
+    Fail,
+    Silent,
+    Stall,
+    Upstream,
+    Wire,
+    open_upstream,
+)
 from workers.inference.engines import Engine, Outcome
 from workers.inference.engines.openai import OpenAIEngine
 
@@ -94,12 +105,17 @@ async def test_a_stream_that_is_asked_for_as_a_body_is_one(
         HELLO.removesuffix(_events(b"[DONE]")),
         HELLO.removesuffix(b"\n\n"),
         HELLO + b"data: garbage after the end\n\n",
+        HELLO + b"\x00\xff{" * 50,
+        b"\xef\xbb\xbf" + HELLO,
+        HELLO.replace(b"data: ", b"event: message\nid: 7\nretry: 10\ndata: "),
+        HELLO.replace(b"data: [DONE]", _events(_chunk(end="stop")) + b"data: [DONE]"),
         HELLO.replace(b'"id":"theirs-1",', b'"id":"",', 1),
         HELLO.replace(b'"id":"theirs-1",', b"").replace(b'"model":"theirs",', b""),
     ],
     ids=[
         "plain", "crlf", "cr", "no-space", "comments", "multi-line", "spaces", "no-done",
-        "no-last-blank-line", "garbage-after-done", "changing-id", "no-names",
+        "no-last-blank-line", "garbage-after-done", "binary-after-done", "bom", "all-fields",
+        "two-equal-ends", "changing-id", "no-names",
     ],
 )  # fmt: skip
 async def test_every_form_of_stream_is_understood(
@@ -165,6 +181,19 @@ async def test_usage_in_every_chunk_is_harmless(openai_engine: Engine, upstream:
         (_events(_chunk("a"), _chunk("b").replace(b"b", b"\xff")), "proper", 1),
         (_events(_chunk("a")) + b"data: " + b"x" * 1_200_000, "hang", 1),
         (_events(_chunk("a")), "hang", 1),
+        (_events(_chunk("a")) + b'event: error\ndata: {"message":"no"}\n\n', "hang", 1),
+        (_events(_chunk("a")) + b"event: error\ndata: out of memory\n\n", "hang", 1),
+        (_events(_chunk("a"), b'{"error":{"message":"no"},"choices":[]}'), "hang", 1),
+        (_events(_chunk("a"), b'"text"', _chunk(end="stop")), "proper", 1),
+        (_events(_chunk("a"), b"null", _chunk(end="stop")), "proper", 1),
+        (_events(_chunk("a"), b"7", _chunk(end="stop")), "proper", 1),
+        (_events(_chunk("a"), b"{}", _chunk(end="stop")), "proper", 1),
+        (_events(_chunk("a"), _chunk("b").replace(b'"b"', b'"\x00"')), "proper", 1),
+        (_events(_chunk("a"), _chunk("b").replace(b'"b"', b'"\\q"')), "proper", 1),
+        (_events(_chunk("a"), b'{"choices":[],"x":' + b"[" * 90_000), "hang", 1),
+        (_events(_chunk("a"), b'{"choices":[],"x":%b1%b}' % (b"[" * 9000, b"]" * 9000)), "hang", 1),
+        (_events(_chunk("a"), b"", b"  "), "proper", 1),
+        (b"retry: 1\n\nid: 7\n\n: nothing else\n\n", "proper", 0),
         (_events(b"[DONE]"), "proper", 0),
         (_events(_chunk("a"), b"[DONE]"), "proper", 1),
         (b"", "proper", 0),
@@ -180,6 +209,41 @@ async def test_a_stream_that_breaks_is_an_error_after_what_was_good(
     assert error.retryable
     assert len(sink.chunks) == count
     assert sink.finish_reasons() == {}
+
+
+async def test_a_fault_after_the_end_counts_however_it_is_cut(
+    openai_engine: Engine, upstream: Upstream
+) -> None:
+    error = b'{"error":{"message":"out of memory","code":503}}'
+    data = _events(_chunk("a"), _chunk(end="stop"), error)
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(data)
+    upstream.script(Wire(head + data), Body([data]), Body([data[:-90], data[-90:]]))
+    for _ in range(3):
+        _, fault = await _fail(openai_engine)
+        assert "out of memory" in fault.message
+
+
+async def test_of_two_ends_the_last_is_told(openai_engine: Engine, upstream: Upstream) -> None:
+    upstream.script(Body([_events(_chunk("a"), _chunk(end="stop"), _chunk(end="length"))]))
+    sink, outcome = await _stream(openai_engine)
+    assert outcome.finish_reason == "length"
+    assert sink.finish_reasons() == {0: "length"}
+
+
+async def test_an_endless_body_is_refused_while_it_comes(
+    openai_engine: Engine, upstream: Upstream
+) -> None:
+    upstream.script(Body([b" " * (1 << 20)] * 70, content_type="application/json"))
+    with pytest.raises(UpstreamError, match="too large"):
+        await openai_engine.complete(make_job(chat("x"), stream=False))
+
+
+async def test_a_body_nested_without_end_is_an_error(
+    openai_engine: Engine, upstream: Upstream
+) -> None:
+    upstream.script(Body([b'{"choices":' + b"[" * 90_000], content_type="application/json"))
+    with pytest.raises(UpstreamError):
+        await openai_engine.complete(make_job(chat("x"), stream=False))
 
 
 async def test_a_choice_that_never_ends_is_an_error(
@@ -217,6 +281,91 @@ async def test_silence_is_a_timeout(upstream: Upstream, part: Any) -> None:
     assert isinstance(error, UpstreamTimeout)
     await asyncio.wait_for(upstream.calls[0].closed.wait(), 1)
     await engine.close()
+
+
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+OPENINGS = [
+    b": ping\n\n",
+    b"\n",
+    _events(_chunk("")),
+    _events(_chunk()),
+    _events(_chunk("").replace(b'"content":""', b'"role":"assistant","content":null')),
+    _events(_chunk("").replace(b'"content":""', b'"role":"assistant","tool_calls":[]')),
+    _events(_chunk("").replace(b"[{", b'[],"was":[{')),
+]
+
+
+@pytest.mark.parametrize("opening", OPENINGS)
+async def test_signs_of_life_are_no_first_token(opening: bytes) -> None:
+    async with open_raw_server(Script([], "hang")) as server:
+        engine = _engine(server, first_byte_s=5, first_token_s=0.3, between_s=5)
+        server.script(Script([STREAM_HEAD, *([opening] * 200)], "hang", pause=0.01))
+        began = time.monotonic()
+        sink, error = await _fail(engine)
+        assert isinstance(error, UpstreamTimeout)
+        assert "sent nothing of its answer within 0.3 s" in error.message
+        assert 0.25 < time.monotonic() - began < 2
+        assert sink.chunks == []  # so that another deployment is tried
+        await server.settle(0)
+
+
+async def test_an_upstream_that_hangs_after_its_head_is_left() -> None:
+    async with open_raw_server(Script([STREAM_HEAD], "hang")) as server:
+        engine = _engine(server, first_byte_s=0.2)
+        sink, error = await _fail(engine)
+        assert isinstance(error, UpstreamTimeout)
+        assert "did not begin to answer within 0.2 s" in error.message
+        assert sink.chunks == []
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"content": "a"},
+        {"reasoning_content": "hm"},
+        {"tool_calls": [{"index": 0}]},
+        {"refusal": "no"},
+        {"audio": {"id": "x"}},
+    ],
+)
+async def test_after_the_first_token_comments_keep_a_stream_alive(first: dict[str, Any]) -> None:
+    opening = _events(_chunk("")) + _events(_chunk("")).replace(
+        b'{"content":""}', msgspec.json.encode(first)
+    )
+    pieces = [STREAM_HEAD, opening, *([b": ping\n\n"] * 20), _events(_chunk(end="stop"), b"[DONE]")]
+    async with open_raw_server(Script(pieces, "fin", pause=0.03)) as server:
+        engine = _engine(server, first_byte_s=0.3, first_token_s=0.4, between_s=0.3)
+        sink, _ = await _stream(engine)
+        assert len(sink.chunks) == 3
+        assert sink.sends[0] == 2  # the opening came with the first token
+        await engine.close()
+
+
+async def test_a_stream_has_no_more_time_than_its_total() -> None:
+    pieces = [STREAM_HEAD, _events(_chunk("a")), *([b": ping\n\n"] * 500)]
+    async with open_raw_server(Script(pieces, "hang", pause=0.01)) as server:
+        engine = _engine(server, total_s=0.3)
+        for stream in (True, False):
+            job = make_job(chat("x"), stream=stream)
+            with pytest.raises(UpstreamTimeout, match="longer than it may"):
+                await (engine.generate(job, Collector()) if stream else engine.complete(job))
+            await server.settle(0)
+
+
+async def test_silence_is_noticed_before_the_first_tokens_limit_would_end() -> None:
+    async with open_raw_server(Script([STREAM_HEAD, _events(_chunk("a"))], "hang")) as server:
+        engine = _engine(server, first_byte_s=30, first_token_s=30, between_s=0.2)
+        began = time.monotonic()
+        _, error = await _fail(engine)
+        assert "went silent in its answer within 0.2 s" in error.message
+        assert time.monotonic() - began < 3
+
+
+async def test_much_before_the_first_token_is_not_kept_back() -> None:
+    many = _events(*([_chunk("")] * 600))
+    async with open_raw_server(Script([STREAM_HEAD, many], "fin")) as server:
+        sink, _ = await _fail(_engine(server))
+        assert 300 < len(sink.chunks) <= 600
 
 
 async def test_a_stream_cut_by_the_upstream_is_an_error(
@@ -410,13 +559,13 @@ async def test_tool_calls_cannot_be_continued(upstream: Upstream) -> None:
         await engine.generate(job, Collector())
 
 
-def _engine(upstream: Upstream, **options: Any) -> OpenAIEngine:
+def _engine(upstream: Upstream | RawServer, **options: Any) -> OpenAIEngine:
     options = {"first_byte_s": 2, "between_s": 2, **options}
     return OpenAIEngine(
         OpenAIProvider(
             name="remote",
             kind="openai",
-            base_url=upstream.base_url,
+            base_url=f"http://127.0.0.1:{upstream.port}/v1",
             models=MODELS,
             options=OpenAIOptions(**options),
         )

@@ -45,6 +45,28 @@ def test_events_are_found_however_they_are_cut(data: bytes, payloads: list[bytes
         assert _split(data, cut) == payloads
 
 
+@pytest.mark.parametrize(
+    ("data", "events"),
+    [
+        (b"event: ping\ndata: {}\n\n", [(b"ping", b"{}")]),
+        (b"event:a\r\ndata: 1\r\n\r\ndata: 2\r\n\r\n", [(b"a", b"1"), (b"", b"2")]),
+        (b"data: 1\nevent: late\ndata: 2\n\n", [(b"late", b"1\n2")]),
+        (b"event: a\nevent: b\n: c\nid: 1\ndata: x\n\n", [(b"b", b"x")]),
+        (b"event: no data\n\ndata: x", [(b"", b"x")]),
+        (b"\xef\xbb\xbfevent: a\ndata: x\n\n", [(b"a", b"x")]),
+    ],
+)
+def test_the_names_of_events_are_told_to_who_wants_them(
+    data: bytes, events: list[tuple[bytes, bytes]]
+) -> None:
+    for size in range(1, len(data) + 1):
+        splitter = EventSplitter()
+        found = []
+        for at in range(0, len(data), size):
+            found += splitter.feed_named(data[at : at + size])
+        assert found + splitter.flush_named() == events
+
+
 _LINE_ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
 _PAYLOADS = st.lists(
     st.text(st.characters(exclude_characters="\r\n", codec="utf-8"), min_size=1).map(

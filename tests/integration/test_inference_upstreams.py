@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 import pytest_asyncio
 
 from schemas import frames
@@ -14,7 +15,7 @@ from schemas.commands import Target
 from schemas.providers import Providers, read_providers
 from tests.support.inference import MODEL, Desk, open_desk, running_worker
 from tests.support.nats import NatsServer, migrate, running_nats
-from tests.support.upstream import Cut, Fail, Silent, Upstream, open_upstream
+from tests.support.upstream import Body, Cut, Fail, Silent, Upstream, open_upstream
 
 FIRST, SECOND = Target(f"one/{MODEL}", "remote"), Target(f"two/{MODEL}", "remote")
 BOTH = [FIRST, SECOND]
@@ -72,6 +73,26 @@ async def test_the_next_deployment_answers_when_the_first_fails(
             assert reading.commit.status == "completed"
             assert reading.commit.deployment == SECOND.deployment
     assert (len(one.calls), len(two.calls)) == (2, 2)
+
+
+OPENING = (
+    b'data: {"id":"x","model":"x","choices":[{"index":0,"delta":{"role":"assistant","content":""},'
+    b'"finish_reason":null}]}\n\n'
+)
+
+
+@pytest.mark.requirement("errors.upstream.hang")
+@pytest.mark.parametrize("piece", [b": ping\n\n", OPENING])
+@pytest.mark.parametrize("end", ["hang", "cut"])
+async def test_the_next_deployment_answers_when_the_first_shows_only_signs_of_life(
+    server: NatsServer, desk: Desk, one: Upstream, two: Upstream, piece: bytes, end: str
+) -> None:
+    async with running_worker(server, providers_of(one, two, first_token_s=0.5)):
+        one.script(Body([piece] * 3, end=end))
+        job = await desk.submit("!tokens 5", targets=BOTH)
+        reading = await desk.until(job.run_id)
+    assert reading.commit.status == "completed"
+    assert reading.commit.deployment == SECOND.deployment
 
 
 async def test_a_request_that_is_refused_is_not_tried_elsewhere(

@@ -76,6 +76,7 @@ class Body(msgspec.Struct, frozen=True, tag_field="kind", tag="body"):
     end: str = "proper"  # proper | cut (before the last chunk) | hang
     content_type: str = "text/event-stream"
     status: int = 200
+    headers: dict[str, str] = {}
 
 
 class Wire(msgspec.Struct, frozen=True, tag_field="kind", tag="wire"):
@@ -342,7 +343,7 @@ class _Connection(asyncio.Protocol):
             raise JanError("it broke", status=text.cues.fail[0])
 
     async def _send_pieces(self, part: Body) -> None:
-        self._send_head(part.status, part.content_type)
+        self._send_head(part.status, part.content_type, part.headers)
         for piece in part.pieces:
             if piece:
                 self._send_chunk(piece)
@@ -360,10 +361,12 @@ class _Connection(asyncio.Protocol):
         self.transport.close()  # what was written is still sent
         await asyncio.Event().wait()
 
-    def _send_head(self, status: int, content_type: str) -> None:
+    def _send_head(
+        self, status: int, content_type: str, headers: dict[str, str] | None = None
+    ) -> None:
         self.transport.write(
-            b"HTTP/1.1 %d X\r\nContent-Type: %b\r\nTransfer-Encoding: chunked\r\n\r\n"
-            % (status, content_type.encode())
+            b"HTTP/1.1 %d X\r\nContent-Type: %b\r\n%bTransfer-Encoding: chunked\r\n\r\n"
+            % (status, content_type.encode(), _lines(headers))
         )
 
     def _send_chunk(self, data: bytes) -> None:
@@ -377,11 +380,14 @@ class _Connection(asyncio.Protocol):
         self._send(status, _encode(value))
 
     def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         self.transport.write(
             b"HTTP/1.1 %d X\r\nContent-Type: application/json\r\n%bContent-Length: %d\r\n\r\n%b"
-            % (status, more.encode(), len(body), body)
+            % (status, _lines(headers), len(body), body)
         )
+
+
+def _lines(headers: dict[str, str] | None) -> bytes:
+    return "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items()).encode()
 
 
 def _envelope(message: str, code: str | None = None, param: str | None = None) -> str:

@@ -28,7 +28,9 @@ _PATHS = {
 }
 _ERROR_BODY_LIMIT = 64 * 1024
 _BODY_LIMIT = 64 << 20
+_HELD_LIMIT = 64 * 1024  # bytes of chunks before the first token
 _NULL = b"null"
+_EMPTY = (_NULL, b'""', b"[]", b"{}")
 
 Fields = dict[str, msgspec.Raw]
 
@@ -48,17 +50,21 @@ class OpenAIEngine:
         key = provider.api_key.get_secret_value() if provider.api_key else ""
         self.can_continue = options.continue_final_message
         self._stream_usage = options.stream_usage
-        self._redact = Redactor([key, *provider.headers.values()])
+        self._total = options.total_s
         self._client = Client(
             provider.base_url,
-            _headers(key, provider.headers),
+            _headers(key, provider.headers, compression=options.compression),
             Limits(
                 connections=options.connections,
                 connect=options.connect_s,
                 first_byte=options.first_byte_s,
+                first_token=options.first_token_s,
                 between=options.between_s,
             ),
+            proxy=options.proxy.get_secret_value(),
+            ca_file=options.ca_file,
         )
+        self._redact = Redactor([key, *provider.headers.values(), *self._client.secrets])
 
     async def open(self, tell: Tell) -> None:
         """There is nothing to load."""
@@ -81,9 +87,10 @@ class OpenAIEngine:
                 _PATHS[job.kind],
                 reader,
                 body=_encode(fields),
-                seconds=_seconds_left(job),
+                seconds=min(self._total, _seconds_left(job)),
                 drain=sink.drain,
                 crowded=lambda: sink.backlog() > BACKLOG_LIMIT,
+                begun=reader.has_begun,
             )
         except UpstreamError:
             # A connection cut after the last finish_reason has cut nothing off.
@@ -94,7 +101,7 @@ class OpenAIEngine:
     async def complete(self, job: Generation) -> tuple[bytes, Outcome]:
         """Generate in one piece."""
         reader = _BodyReader()
-        seconds = _seconds_left(job)
+        seconds = min(self._total, _seconds_left(job))
         body = _encode(self._to_upstream(job))
         await self._client.exchange(
             "POST", _PATHS[job.kind], reader, body=body, first_byte=seconds, seconds=seconds
@@ -127,11 +134,11 @@ class OpenAIEngine:
         return fields
 
 
-def _headers(key: str, more: Mapping[str, str]) -> dict[str, str]:
+def _headers(key: str, more: Mapping[str, str], *, compression: bool) -> dict[str, str]:
     headers = {
         "User-Agent": "jan-server",
         "Accept": "application/json, text/event-stream",
-        "Accept-Encoding": "identity",
+        "Accept-Encoding": "gzip, deflate" if compression else "identity",
         "Content-Type": "application/json",
     }
     if key:
@@ -173,8 +180,39 @@ class _Step(msgspec.Struct):
 _decode_step = msgspec.json.Decoder(_Step).decode
 
 
+class _FirstChoice(msgspec.Struct):
+    delta: Fields | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class _FirstStep(msgspec.Struct):
+    choices: list[_FirstChoice] | None = None
+
+
+_decode_first_step = msgspec.json.Decoder(_FirstStep).decode
+
+
+def _carries_something(chunk: bytes) -> bool:
+    """Tell whether a chunk is more than an opening: has text, a tool call, thoughts or an end."""
+    try:
+        choices = _decode_first_step(chunk).choices or ()
+    except msgspec.ValidationError:
+        return True  # an upstream's own form
+    for choice in choices:
+        fields = choice.delta or {}
+        if choice.text or choice.finish_reason is not None:
+            return True
+        if any(name != "role" and bytes(fields[name]) not in _EMPTY for name in fields):
+            return True
+    return False
+
+
 class _StreamReader:
-    """Reads a streamed answer: each chunk goes on as it came, under our id and model."""
+    """Reads a streamed answer: each chunk goes on as it came, under our id and model.
+
+    What comes before the first token waits for it: until then another upstream may do better.
+    """
 
     def __init__(self, job: Generation, sink: Sink, redact: Redactor) -> None:
         self._job = job
@@ -183,7 +221,11 @@ class _StreamReader:
         self._splitter = EventSplitter()
         self._rename = _Renamer(job.public_id, job.model).rename
         self._other: _BodyReader | None = None  # the answer is no stream
+        self._headers: Headers = {}
         self._done = False
+        self._begun = False
+        self._opened = False  # and all that was held is given out
+        self._held: list[bytes] = []
         self._finished: dict[int, str] = {}
         self._unfinished: set[int] = set()
         self._usage: bytes | None = None
@@ -194,7 +236,7 @@ class _StreamReader:
         if status != 200 or b"json" in headers.get(b"content-type", b""):
             self._other = _BodyReader(_ERROR_BODY_LIMIT)
             self._other.on_head(status, headers)
-        _refuse_coding(headers)
+        self._headers = headers
 
     def on_data(self, data: bytes) -> bool:
         """Pass on the chunks that these bytes complete."""
@@ -202,6 +244,10 @@ class _StreamReader:
             return self._other.on_data(data)
         self._take(self._splitter.feed(data))
         return self._done
+
+    def has_begun(self) -> bool:
+        """Tell whether a token came, or an answer that is no stream."""
+        return self._begun or self._other is not None
 
     def all_finished(self) -> bool:
         """Tell whether every choice has its finish reason.
@@ -226,7 +272,7 @@ class _StreamReader:
         if other.status != 200:
             return to_error(other.status, other.headers, other.body(), self._redact)
         if b'"error"' in other.body():
-            return to_stream_error(other.body(), self._redact)
+            return to_stream_error(other.body(), self._redact, self._headers)
         return UpstreamError("the provider answered in one piece where a stream was asked for")
 
     def _take(self, payloads: list[bytes]) -> None:
@@ -237,22 +283,33 @@ class _StreamReader:
                     self._done = True
                     return
                 self._take_chunk(payload, chunks.append)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self.refused = True
             raise UpstreamError(f"the provider sent a chunk that is no chunk: {error}") from None
         except UpstreamError:
             self.refused = True
             raise
         finally:
+            if not self._opened:
+                chunks = self._hold(chunks)
             if chunks:
                 self._sink.send(chunks)
+
+    def _hold(self, chunks: list[bytes]) -> list[bytes]:
+        """Keep what comes before the first token, and give it out with it, or when it is much."""
+        self._opened = self._begun
+        self._held += chunks
+        if not self._begun and sum(map(len, self._held)) < _HELD_LIMIT:
+            return []
+        held, self._held = self._held, []
+        return held
 
     def _take_chunk(self, payload: bytes, give: Callable[[bytes], None]) -> None:
         step = _decode_step(payload)
         if not payload.isascii():
             payload.decode()  # the decoder does not look into what it skips
         if step.error is not None and bytes(step.error) != _NULL:
-            raise to_stream_error(payload, self._redact)
+            raise to_stream_error(payload, self._redact, self._headers)
         has_usage = step.usage is not None and bytes(step.usage) != _NULL
         if has_usage:
             self._usage = bytes(step.usage or b"")
@@ -267,7 +324,9 @@ class _StreamReader:
             if not self._job.include_usage:
                 return
         elif step.choices is None:
-            raise to_stream_error(payload, self._redact)
+            raise to_stream_error(payload, self._redact, self._headers)
+        if not self._begun:
+            self._begun = _carries_something(payload)
         give(self._rename(payload))
 
 
@@ -328,7 +387,6 @@ class _BodyReader:
         """Keep status and headers."""
         self.status = status
         self.headers = headers
-        _refuse_coding(headers)
 
     def on_data(self, data: bytes) -> bool:
         """Keep a piece. Of an error, the beginning is enough."""
@@ -345,18 +403,13 @@ class _BodyReader:
         return b"".join(self._parts)
 
 
-def _refuse_coding(headers: Headers) -> None:
-    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise UpstreamError("the provider compressed its answer, which was not asked for")
-
-
 def _to_result(job: Generation, body: bytes, redact: Redactor) -> tuple[bytes, Outcome]:
     """Put our names into an answer's body, the rest unchanged."""
     try:
         body.decode()  # the decoder does not look into what it skips
         fields = _decode_fields(body)
         step = _decode_step(body) if job.kind != "embedding" else _Step()
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UpstreamError(f"the provider's answer is not what it should be: {error}") from None
     if bytes(fields.get("error") or _NULL) != _NULL:
         raise to_stream_error(body, redact)

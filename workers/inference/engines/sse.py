@@ -9,7 +9,8 @@ class EventSplitter:
     """Cuts a stream of bytes into the payloads of its events.
 
     Takes LF, CRLF and CR, comments, `data` over several lines (joined by LF) and fields that mean
-    nothing here. Works on bytes, so a character may be cut in two.
+    nothing here. Works on bytes, so a character may be cut in two. Whoever wants the events' names
+    takes them with `feed_named` and `flush_named`; one stream is read in one of the two ways.
     """
 
     __slots__ = ("_begun", "_held_cr", "_rest")
@@ -21,6 +22,23 @@ class EventSplitter:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take the next bytes; return the payloads that they complete."""
+        return [payload for event in self._cut(data) if (payload := _payload(event))]
+
+    def feed_named(self, data: bytes) -> list[tuple[bytes, bytes]]:
+        """Take the next bytes; return the name (empty if it has none) and payload of each event."""
+        named = [_name_and_payload(event) for event in self._cut(data)]
+        return [(name, payload) for name, payload in named if payload]
+
+    def flush(self) -> list[bytes]:
+        """The payload of a last event that was not closed by a blank line."""
+        return self.feed(b"\n\n")
+
+    def flush_named(self) -> list[tuple[bytes, bytes]]:
+        """The name and payload of a last event that was not closed by a blank line."""
+        return self.feed_named(b"\n\n")
+
+    def _cut(self, data: bytes) -> list[bytes]:
+        """Take the next bytes; return the whole events that they complete."""
         if self._held_cr or b"\r" in data:
             data = self._to_lf(data)
         rest = self._rest
@@ -41,11 +59,7 @@ class EventSplitter:
         if not self._begun:
             self._begun = True
             block = block.removeprefix(b"\xef\xbb\xbf")
-        return [payload for event in block.split(b"\n\n") if (payload := _payload(event))]
-
-    def flush(self) -> list[bytes]:
-        """The payload of a last event that was not closed by a blank line."""
-        return self.feed(b"\n\n")
+        return block.split(b"\n\n")
 
     def _to_lf(self, data: bytes) -> bytes:
         if self._held_cr:
@@ -65,3 +79,15 @@ def _payload(event: bytes) -> bytes:
         if name == b"data":
             lines.append(value.removeprefix(b" "))
     return b"\n".join(lines)
+
+
+def _name_and_payload(event: bytes) -> tuple[bytes, bytes]:
+    name = b""
+    lines = []
+    for line in event.split(b"\n"):
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            lines.append(value.removeprefix(b" "))
+        elif field == b"event":
+            name = value.removeprefix(b" ")
+    return name, b"\n".join(lines)

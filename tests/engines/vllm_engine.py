@@ -37,6 +37,7 @@ def make_provider(model: Path, **more: Any) -> VllmProvider:
         "max_model_len": MAX_LENGTH,
         "dtype": "float32",  # in less, near ties fall differently in a prompt and in an answer
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+        "tool_strict_level": "parameter",  # this model writes no sense of its own accord
         **more,
     }
     return VllmProvider(

@@ -20,7 +20,7 @@ from schemas.errors import (
     UpstreamTimeout,
 )
 from schemas.providers import Provider, VllmProvider
-from workers.inference.engines.contract import Generation, Outcome, Sink
+from workers.inference.engines.contract import Generation, Outcome, Sink, Tell
 from workers.inference.engines.faults import Redactor, to_error
 from workers.inference.engines.vllm_serving.start import Load, Serving, start
 from workers.inference.engines.vllm_serving.stream import Stream, name_field
@@ -52,7 +52,7 @@ class VllmEngine:
         self._streams: set[Stream] = set()
         self._watch: asyncio.Task[None] | None = None
 
-    async def open(self, tell: Callable[[str], None]) -> None:
+    async def open(self, tell: Tell) -> None:
         """Load the model: a minute or more. Raises EngineUnavailable."""
         self._serving = await start(self._provider, self._load, tell)
         self._watch = asyncio.create_task(self._watch_engine(self._serving.client))
@@ -283,5 +283,7 @@ def _to_result(job: Generation, body: bytes) -> tuple[bytes, Outcome]:
         fields["id"] = msgspec.Raw(_encode(job.public_id))
         fields["created"] = msgspec.Raw(b"%d" % job.created)
     choices = msgspec.json.decode(body, type=_Body).choices
-    usage = bytes(fields["usage"])
+    counts = msgspec.json.decode(fields["usage"], type=dict[str, Any])
+    usage = _encode({name: count for name, count in counts.items() if count is not None})
+    fields["usage"] = msgspec.Raw(usage)
     return _encode(fields), Outcome(usage, choices[0].finish_reason if choices else None)

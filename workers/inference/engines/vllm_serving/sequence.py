@@ -133,7 +133,8 @@ class Sequence:
 def must_repeat(params: Any) -> bool:
     """Whether tokens depend on more than those before them, so that a prompt can't stand for them.
 
-    A grammar's state, a seed's stream of random numbers, penalties on what was said.
+    A grammar's state, a seed's stream of random numbers, penalties on what was said; and the names
+    of tokens that are half a character, where log probabilities are asked for.
     """
     return bool(
         params.structured_outputs is not None
@@ -141,13 +142,14 @@ def must_repeat(params: Any) -> bool:
         or params.presence_penalty
         or params.frequency_penalty
         or params.bad_words
+        or params.logprobs is not None
         or getattr(params, "thinking_token_budget", None) is not None
     )
 
 
 def needs_seed(params: Any) -> bool:
     """Whether it could only be continued with a seed, and has none."""
-    return params.seed is None and params.temperature > _CLOSE and must_repeat(params)
+    return bool(params.seed is None and params.temperature > _CLOSE and must_repeat(params))
 
 
 def _open_detokenizer(tokenizer: Any, prompt_ids: list[int], params: Any) -> Any:

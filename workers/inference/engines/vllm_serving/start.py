@@ -6,12 +6,13 @@ import importlib.util
 import json
 import os
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from schemas.errors import EngineUnavailable
 from schemas.providers import VllmProvider
+from workers.inference.engines.contract import Tell
 
 _TELL_EVERY = 5.0
 _LONG = 500  # characters of a reason
@@ -61,7 +62,7 @@ class Load:
         return Listener
 
 
-async def start(provider: VllmProvider, load: Load, tell: Callable[[str], None]) -> Serving:
+async def start(provider: VllmProvider, load: Load, tell: Tell) -> Serving:
     """Load the model, which takes a minute or more. Raises EngineUnavailable."""
     if importlib.util.find_spec("vllm") is None:
         raise EngineUnavailable(_INSTALL)
@@ -85,7 +86,7 @@ async def start(provider: VllmProvider, load: Load, tell: Callable[[str], None])
         raise _to_unavailable(error) from error
 
 
-async def _wait(loading: "asyncio.Task[Any]", model: str, tell: Callable[[str], None]) -> Any:
+async def _wait(loading: "asyncio.Task[Any]", model: str, tell: Tell) -> Any:
     loop = asyncio.get_running_loop()
     begin = loop.time()
     while not loading.done():

@@ -54,6 +54,7 @@ async def test_a_stream_outlives_its_worker_and_vllms_process(start: Start, tmp_
         assert received.text == undisturbed.text
         assert received.whole
         assert _usage(received) == _usage(undisturbed)
+        assert received.longest_gap > 1, "it was killed in the middle"
         print(f"longest gap after kill -9 of the worker: {received.longest_gap:.1f} s")
         eventually(lambda: not any(process.is_running() for process in before))
 
@@ -86,5 +87,6 @@ async def _read(case: Case, victim: psutil.Process | None = None) -> Received:
         if victim is not None:
             await streams.reached(40, 1)
             victim.send_signal(signal.SIGKILL)
+            print(f"killed {victim.pid} after {len(received.events)} events")
         async with asyncio.timeout(240):
             return await reading

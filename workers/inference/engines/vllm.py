@@ -114,6 +114,7 @@ class VllmEngine:
         serving, self._serving = self._serving, None
         if serving is not None:
             await asyncio.to_thread(serving.client.shutdown)
+            await asyncio.to_thread(serving.keeper.close)
 
     def collect(self) -> Iterable[Any]:
         """vLLM's own metrics, for a Prometheus registry."""

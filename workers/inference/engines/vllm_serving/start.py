@@ -3,8 +3,10 @@
 import asyncio
 import difflib
 import importlib.util
+import itertools
 import json
 import os
+import time
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +15,9 @@ from typing import Any
 from schemas.errors import EngineUnavailable
 from schemas.providers import VllmProvider
 from workers.inference.engines.contract import Tell
+from workers.inference.engines.vllm_serving.keeper import Keeper
 
-_TELL_EVERY = 5.0
+_TELL_EVERY = 5  # seconds
 _LONG = 500  # characters of a reason
 _INSTALL = "vLLM is not installed: .venv/bin/pip install 'vllm>=0.32,<0.33' installs it"
 _ENVIRONMENT = {
@@ -29,6 +32,7 @@ class Serving:
     """vLLM's engine and the parts of its serving layer; None for what the model can't do."""
 
     client: Any
+    keeper: Keeper
     chat: Any
     completion: Any
     embedding: Any
@@ -71,36 +75,31 @@ async def start(provider: VllmProvider, load: Load, tell: Tell) -> Serving:
     tell("starting vLLM")
     # In threads: importing takes ten seconds, loading minutes, and heartbeats must go on.
     args = await asyncio.to_thread(_to_args, provider)
+    keeper = Keeper()
     loading = asyncio.create_task(asyncio.to_thread(_load, args, load.to_logger()))
     try:
-        client = await _wait(loading, str(args.model), tell)
-    except asyncio.CancelledError:
-        # A thread can't be stopped: what it makes is let go of once it is made.
-        loading.add_done_callback(_drop)
-        raise
-    try:
+        client = await _wait(loading, str(args.model), keeper, tell)
         tell("preparing templates")
-        return await _to_serving(client, args)
+        return await _to_serving(client, keeper, args)
+    except asyncio.CancelledError:
+        # The thread can't be stopped, but it fails when what it waits for is killed.
+        keeper.close()
+        raise
     except Exception as error:
-        await asyncio.to_thread(client.shutdown)
+        await asyncio.to_thread(keeper.close)
         raise _to_unavailable(error) from error
 
 
-async def _wait(loading: "asyncio.Task[Any]", model: str, tell: Tell) -> Any:
-    loop = asyncio.get_running_loop()
-    begin = loop.time()
-    while not loading.done():
-        tell(f"loading {model}: {loop.time() - begin:.0f} s")
-        await asyncio.wait([loading], timeout=_TELL_EVERY)
-    try:
-        return loading.result()
-    except Exception as error:
-        raise _to_unavailable(error) from error
-
-
-def _drop(loading: "asyncio.Task[Any]") -> None:
-    if not loading.cancelled() and loading.exception() is None:
-        loading.result().shutdown()
+async def _wait(loading: "asyncio.Task[Any]", model: str, keeper: Keeper, tell: Tell) -> Any:
+    begin = time.monotonic()
+    for second in itertools.count():
+        if second % _TELL_EVERY == 0:
+            tell(f"loading {model}: {time.monotonic() - begin:.0f} s")
+        done, _ = await asyncio.wait([loading], timeout=1.0)
+        keeper.look()
+        if done:
+            break
+    return loading.result()
 
 
 def _to_args(provider: VllmProvider) -> Namespace:
@@ -181,7 +180,7 @@ def _load(args: Namespace, listener: Any) -> Any:
     return AsyncLLM.from_engine_args(engine_args, stat_loggers=[listener])
 
 
-async def _to_serving(client: Any, args: Namespace) -> Serving:
+async def _to_serving(client: Any, keeper: Keeper, args: Namespace) -> Serving:
     from starlette.datastructures import State  # noqa: PLC0415
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state  # noqa: PLC0415
 
@@ -190,6 +189,7 @@ async def _to_serving(client: Any, args: Namespace) -> Serving:
     await init_app_state(client, state, args, tasks)
     return Serving(
         client,
+        keeper,
         getattr(state, "openai_serving_chat", None),
         getattr(state, "openai_serving_completion", None),
         getattr(state, "serving_embedding", None),

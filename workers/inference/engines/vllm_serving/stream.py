@@ -57,6 +57,8 @@ class Stream:
         self._finished: dict[int, str] = {}
         self._usage: bytes | None = None
         self.tap = Tap(client, job.run_id, _pieces(self._captured), self._between)
+        if self._captured.chunks and bytes(job.body.get("use_beam_search", b"")) == b"true":
+            raise UpstreamError("this answer can't be continued: it is of a beam search")
 
     async def carry(self, events: Any) -> Outcome:
         """Carry the events over, to the end. Raises what the events say went wrong."""

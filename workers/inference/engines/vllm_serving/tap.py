@@ -54,6 +54,9 @@ class Tap:
             self._asked.append(name)
             return self._client.generate(prompt, params, name, **more)
 
+        if number and self._captured and sampling_params.logprobs is not None:
+            # A prompt's tokens may be noted before their chunk: their probabilities are not known.
+            raise UpstreamError("this answer can't be continued: logprobs of several prompts")
         pieces = self._captured.get(number)
         if not pieces:
             return self._pass_on(number, ask(prompt, sampling_params))

@@ -98,7 +98,7 @@ class VllmEngine:
 
     def slots(self) -> int | None:
         """How many runs it can have: all sequences that fit, none more while some wait."""
-        if self._serving is None:
+        if self._serving is None or self._serving.client.errored:
             return 0
         if self._load.waiting or self._load.cache > _FULL:
             return self._runs

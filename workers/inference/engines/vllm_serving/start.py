@@ -83,6 +83,8 @@ async def start(provider: VllmProvider, load: Load, tell: Tell) -> Serving:
         return await _to_serving(client, keeper, args)
     except asyncio.CancelledError:
         # The thread can't be stopped, but it fails when what it waits for is killed.
+        loading.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        keeper.look()
         keeper.close()
         raise
     except Exception as error:

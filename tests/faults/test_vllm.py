@@ -42,6 +42,7 @@ ORDER = {
 }
 
 
+@pytest.mark.requirement("faults.worker.killed")
 async def test_a_stream_outlives_its_worker_and_vllms_process(start: Start, tmp_path: Path) -> None:
     model = make_llama(tmp_path / "llama")
     providers = PROVIDERS.format(model=json.dumps(str(model)), length=MAX_LENGTH)

@@ -188,9 +188,16 @@ class LlamacppProvider(Provider):
 
 
 class VllmOptions(_Part):
-    """`engine_args` go to vLLM as they are."""
+    """How vLLM runs its model.
+
+    `engine_args` are the arguments of `vllm serve`, with underscores; the model is the first one's
+    `served_name` unless they name it. `chat_template` is a file or the template itself.
+    """
 
     engine_args: dict[str, Any] = {}
+    tool_parser: str | None = None
+    reasoning_parser: str | None = None
+    chat_template: str | None = None
 
 
 class VllmProvider(Provider):

@@ -100,7 +100,7 @@ class Collector:
         for chunk in self.parsed():
             for choice in chunk["choices"]:
                 for piece in choice["delta"].get("tool_calls") or ():
-                    if "id" in piece:
+                    if piece.get("id"):
                         calls.append({"name": piece["function"]["name"], "arguments": ""})
-                    calls[piece["index"]]["arguments"] += piece["function"]["arguments"]
+                    calls[piece["index"]]["arguments"] += piece["function"].get("arguments") or ""
         return calls

@@ -16,6 +16,7 @@ from workers.inference.engines.contract import (
 )
 from workers.inference.engines.openai import OpenAIEngine
 from workers.inference.engines.simulated import SimulatedEngine
+from workers.inference.engines.vllm import VllmEngine
 
 __all__ = [
     "BACKLOG_LIMIT",
@@ -31,5 +32,5 @@ __all__ = [
 
 # Making an engine loads nothing: libraries that are large or optional are imported in its `open`.
 ENGINES: Mapping[str, Callable[[Provider], Engine]] = MappingProxyType(
-    {"openai": OpenAIEngine, "simulated": SimulatedEngine}
+    {"openai": OpenAIEngine, "simulated": SimulatedEngine, "vllm": VllmEngine}
 )

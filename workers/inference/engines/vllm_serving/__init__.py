@@ -1,0 +1,1 @@
+"""What the vllm engine consists of: the start of vLLM, and a run's way through it."""

@@ -161,10 +161,11 @@ class AnthropicOptions(_Part):
     """How an upstream that speaks Anthropic's Messages is used; times in seconds.
 
     `auth` says how the key is sent: as `x-api-key`, or as a bearer token. `max_tokens` is for
-    requests that name none, as the API wants one. `thinking` says what `reasoning_effort` becomes:
-    an `effort` with adaptive thinking, or a `budget` of tokens, as older models want it.
-    `continue_assistant` on: for models that continue a last assistant message, so that a stream
-    outlives its worker.
+    requests that name none, as the API wants one. `sampling` on: send temperature, top_p and top_k,
+    which the API refuses from version 2026-10-21 on, and newer models in any version. `thinking`
+    says what `reasoning_effort` becomes: an `effort` with adaptive thinking, or a `budget` of
+    tokens, as older models want it. `continue_assistant` on: for models that continue a last
+    assistant message, so that a stream outlives its worker.
     """
 
     connections: int = Field(default=4096, ge=1)
@@ -172,8 +173,9 @@ class AnthropicOptions(_Part):
     first_byte_s: float = Field(default=120, gt=0)
     between_s: float = Field(default=60, gt=0)
     auth: Literal["x-api-key", "bearer"] = "x-api-key"
-    version: str = Field(default="2023-06-01", pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")
+    version: str = Field(default="2026-10-21", pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")
     max_tokens: int = Field(default=4096, ge=1)
+    sampling: bool = False
     thinking: Literal["effort", "budget"] = "effort"
     continue_assistant: bool = False
 

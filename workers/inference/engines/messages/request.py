@@ -126,7 +126,9 @@ def to_messages(fields: dict[str, msgspec.Raw], model: str, options: AnthropicOp
     _refuse_what_is_missing(chat)
     request: Json = {"model": model, "max_tokens": _max_tokens(chat, options)}
     request |= _Turns().read(chat.messages)
-    request |= _sampling(chat) | _tools(chat) | _output(chat, options, request["max_tokens"])
+    request |= (
+        _sampling(chat, options) | _tools(chat) | _output(chat, options, request["max_tokens"])
+    )
     extras = {name: value for name, value in (chat.anthropic or {}).items() if name in _EXTRAS}
     if "output_config" in extras and "output_config" in request:
         own = msgspec.json.decode(extras.pop("output_config"), type=Json)
@@ -166,16 +168,19 @@ def _max_tokens(chat: _Chat, options: AnthropicOptions) -> int:
     return chat.max_completion_tokens or chat.max_tokens or options.max_tokens
 
 
-def _sampling(chat: _Chat) -> Json:
+def _sampling(chat: _Chat, options: AnthropicOptions) -> Json:
     stop = [chat.stop] if isinstance(chat.stop, str) else chat.stop
     given: Json = {
-        # OpenAI's scale ends at 2, Anthropic's at 1.
-        "temperature": None if chat.temperature is None else min(1.0, chat.temperature),
-        "top_p": chat.top_p,
-        "top_k": chat.top_k,
         "stop_sequences": stop or None,
         "metadata": {"user_id": chat.user} if chat.user else None,
     }
+    if options.sampling:
+        given |= {
+            # OpenAI's scale ends at 2, Anthropic's at 1.
+            "temperature": None if chat.temperature is None else min(1.0, chat.temperature),
+            "top_p": chat.top_p,
+            "top_k": chat.top_k,
+        }
     return {name: value for name, value in given.items() if value is not None}
 
 

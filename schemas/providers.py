@@ -157,8 +157,8 @@ class OpenAIProvider(_HttpProvider):
     options: OpenAIOptions = OpenAIOptions()
 
 
-class AnthropicOptions(_Part):
-    """How an upstream that speaks Anthropic's Messages is used; times in seconds.
+class AnthropicOptions(HttpOptions):
+    """How an upstream that speaks Anthropic's Messages is used.
 
     `auth` says how the key is sent: as `x-api-key`, or as a bearer token. `max_tokens` is for
     requests that name none, as the API wants one. `sampling` on: send temperature, top_p and top_k,
@@ -168,10 +168,6 @@ class AnthropicOptions(_Part):
     assistant message, so that a stream outlives its worker.
     """
 
-    connections: int = Field(default=4096, ge=1)
-    connect_s: float = Field(default=5, gt=0)
-    first_byte_s: float = Field(default=120, gt=0)
-    between_s: float = Field(default=60, gt=0)
     auth: Literal["x-api-key", "bearer"] = "x-api-key"
     version: str = Field(default="2026-10-21", pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")
     max_tokens: int = Field(default=4096, ge=1)

@@ -53,7 +53,6 @@ class AnthropicEngine:
         options = self._options = provider.options
         key = provider.api_key.get_secret_value() if provider.api_key else ""
         self.can_continue = options.continue_assistant
-        self._redact = Redactor([key, *provider.headers.values()])
         self._client = Client(
             provider.base_url,
             _headers(key, options, provider.headers),
@@ -61,9 +60,13 @@ class AnthropicEngine:
                 connections=options.connections,
                 connect=options.connect_s,
                 first_byte=options.first_byte_s,
+                first_token=options.first_token_s,
                 between=options.between_s,
             ),
+            proxy=options.proxy.get_secret_value(),
+            ca_file=options.ca_file,
         )
+        self._redact = Redactor([key, *provider.headers.values(), *self._client.secrets])
 
     async def open(self, tell: Tell) -> None:
         """There is nothing to load."""
@@ -88,9 +91,10 @@ class AnthropicEngine:
             "/messages",
             reader,
             body=_encode(request),
-            seconds=_seconds_left(job),
+            seconds=self._seconds_left(job),
             drain=sink.drain,
             crowded=lambda: sink.backlog() > BACKLOG_LIMIT,
+            begun=chunks.has_begun,
         )
         return reader.finish()
 
@@ -119,7 +123,7 @@ class AnthropicEngine:
         return to_messages(job.body, job.served_name, self._options)
 
     async def _post(self, job: Generation, path: str, request: dict[str, Any]) -> bytes:
-        reader, seconds = _BodyReader(), _seconds_left(job)
+        reader, seconds = _BodyReader(), self._seconds_left(job)
         await self._client.exchange(
             "POST", path, reader, body=_encode(request), first_byte=seconds, seconds=seconds
         )
@@ -127,12 +131,18 @@ class AnthropicEngine:
             raise to_error(reader.status, reader.headers, reader.body(), self._redact)
         return reader.body()
 
+    def _seconds_left(self, job: Generation) -> float:
+        seconds = job.deadline - time.time()
+        if seconds <= 0:
+            raise DeadlineExceeded("the run's deadline has passed")
+        return min(self._options.total_s, seconds)
+
 
 def _headers(key: str, options: AnthropicOptions, more: Mapping[str, str]) -> dict[str, str]:
     headers = {
         "User-Agent": "jan-server",
         "Accept": "application/json, text/event-stream",
-        "Accept-Encoding": "identity",
+        "Accept-Encoding": "gzip, deflate" if options.compression else "identity",
         "Content-Type": "application/json",
         "anthropic-version": options.version,
     }
@@ -142,13 +152,6 @@ def _headers(key: str, options: AnthropicOptions, more: Mapping[str, str]) -> di
         headers["x-api-key"] = key
     names = {name.lower() for name in more}
     return {name: headers[name] for name in headers if name.lower() not in names} | dict(more)
-
-
-def _seconds_left(job: Generation) -> float:
-    seconds = job.deadline - time.time()
-    if seconds <= 0:
-        raise DeadlineExceeded("the run's deadline has passed")
-    return seconds
 
 
 def _continue_from(request: dict[str, Any], captured: Captured) -> Outcome | str | None:

@@ -173,6 +173,10 @@ class Chunks:
                 pass
         return []
 
+    def has_begun(self) -> bool:
+        """Tell whether more came than signs of life; thoughts may be kept from us."""
+        return self._opened or bool(self._blocks)
+
     def usage(self) -> bytes:
         """The chunk that only tells the usage."""
         return b'%b"choices":[],"usage":%b}' % (self._head, self._usage.to_chat())

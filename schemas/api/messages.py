@@ -150,14 +150,14 @@ class NoChoice(Struct, tag_field="type", tag="none"):
     """The model must call no tool."""
 
 
-class ThinkingEnabled(Struct, tag_field="type", tag="enabled"):
+class ThinkingEnabled(Struct, tag_field="type", tag="enabled", omit_defaults=True):
     """Think, up to so many tokens."""
 
     budget_tokens: Annotated[int, Meta(ge=1024)]
     display: Literal["summarized", "omitted"] | None = None
 
 
-class ThinkingAdaptive(Struct, tag_field="type", tag="adaptive"):
+class ThinkingAdaptive(Struct, tag_field="type", tag="adaptive", omit_defaults=True):
     """Think as much as the model finds right."""
 
     display: Literal["summarized", "omitted"] | None = None

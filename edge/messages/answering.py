@@ -41,11 +41,14 @@ class Translated:
 
     async def next(self, until: float) -> bytes:
         """Wait for bytes for the client; those of a result are not yet translated."""
-        data = await self._reader.next(until)
-        last = self.fold.last
-        if not data or (last is not None and last.flags & frames.RESULT):
-            return data
-        return self._stream.feed(data)
+        while True:
+            data = await self._reader.next(until)
+            last = self.fold.last
+            if not data or (last is not None and last.flags & frames.RESULT):
+                return data
+            events = self._stream.feed(data)
+            if events or self.done:
+                return events
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,6 @@ from schemas.api.fields import JsonObject, ModelId, Probability
 CacheControl = dict[str, Raw] | None | UnsetType
 
 
-class Citations(Struct):
-    """Whether a document is to be cited."""
-
-    enabled: bool = False
-
-
 class TextBlock(Struct, tag_field="type", tag="text"):
     """A piece of text."""
 

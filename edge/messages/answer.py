@@ -5,6 +5,7 @@ from typing import Any, Final
 import msgspec
 
 from schemas import ids
+from schemas.errors import UpstreamError
 from schemas.raw import OptionalRaw
 
 Json = dict[str, Any]
@@ -92,13 +93,21 @@ class Chunk(msgspec.Struct):
     error: OptionalRaw = None
 
 
-decode_chunk = msgspec.json.Decoder(Chunk).decode
+_decode_chunk = msgspec.json.Decoder(Chunk).decode
 _decode_input = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
+def read_chunk(chunk: bytes) -> Chunk:
+    """Decode a completion or a chunk. Raises UpstreamError if it is not what OpenAI's are."""
+    try:
+        return _decode_chunk(chunk)
+    except msgspec.DecodeError as error:
+        raise UpstreamError(f"this answer can't be told as a message: {error}") from None
+
+
 def to_message(body: bytes, run_id: str) -> bytes:
-    """Encode the Message that a chat completion amounts to."""
-    completion = decode_chunk(body)
+    """Encode the Message that a chat completion amounts to. Raises UpstreamError if it is none."""
+    completion = read_chunk(body)
     choice = completion.choices[0] if completion.choices else Choice()
     message = to_frame(run_id, completion.model)
     message["content"] = to_blocks(choice.message or Said())

@@ -214,7 +214,8 @@ def _to_assistant(turn: api.AssistantTurn) -> Json:
         return {"role": "assistant", "content": turn.content}
     texts = [_to_text(block) for block in turn.content if isinstance(block, api.TextBlock)]
     calls = [_to_call(block) for block in turn.content if isinstance(block, api.ToolUseBlock)]
-    message: Json = {"role": "assistant", "content": _joined(texts)}
+    content = _joined(texts)
+    message: Json = {"role": "assistant", "content": content if content or calls else ""}
     if calls:
         message["tool_calls"] = calls
     thoughts = [block for block in turn.content if isinstance(block, api.ThinkingBlock)]

@@ -16,8 +16,8 @@ from edge.messages.answer import (
     Function,
     Said,
     Usage,
-    decode_chunk,
     is_thought,
+    read_chunk,
     to_frame,
     to_stop,
     to_thought,
@@ -98,12 +98,7 @@ class MessageStream:
     def _translate(self, chunk: bytes) -> list[Json]:
         if chunk == _DONE:
             return [*self._begin(""), *self._end()]
-        try:
-            found = decode_chunk(chunk)
-        except msgspec.ValidationError as error:
-            raise UpstreamError(
-                f"the engine's answer can't be told as a message: {error}"
-            ) from None
+        found = read_chunk(chunk)
         if found.error is not None and bytes(found.error) != b"null":
             return [told_to_wire(chunk)]
         return [*self._begin(found.model), *self._add(found)]

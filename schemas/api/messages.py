@@ -181,7 +181,7 @@ class OutputConfig(Struct):
 class MessageMetadata(Struct):
     """Whom the request is for."""
 
-    user_id: Annotated[str, Meta(max_length=512)] | None = None
+    user_id: str | None = None
 
 
 class CountRequest(Struct):

@@ -478,6 +478,15 @@ def test_a_stream_that_was_cut_is_read_on(claude: anthropic.Anthropic, http: htt
     assert rest[-1]["type"] == "message_stop"
 
 
+@pytest.mark.requirement("messages.resume")
+def test_a_message_that_was_not_streamed_is_read_again_whole(http: httpx.Client) -> None:
+    body = {"model": SIMULATED, "max_tokens": 50, "messages": ASK}
+    first = http.post("/v1/messages", json=body)
+    again = http.get(f"/v1/messages/{first.json()['id']}/stream")
+    assert again.status_code == 200
+    assert again.json() == first.json()
+
+
 @pytest.mark.requirement("messages.cancel")
 def test_a_message_is_cancelled(http: httpx.Client, upstream: UpstreamProcess) -> None:
     body = {

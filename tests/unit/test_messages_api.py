@@ -249,6 +249,11 @@ def test_what_is_no_chunk_is_a_fault() -> None:
         feed([chunk({"content": [{"type": "text"}]})])
 
 
+def test_what_is_no_completion_is_a_fault() -> None:
+    with pytest.raises(UpstreamError):
+        to_message(b'{"choices":[{"message":{"content":[{"type":"text"}]}}]}', RUN)
+
+
 def test_arguments_that_are_no_object_are_kept_as_a_text() -> None:
     function = {"name": "f", "arguments": '{"a'}
     said = {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "function": function}]}

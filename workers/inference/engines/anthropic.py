@@ -162,7 +162,8 @@ def _continue_from(request: dict[str, Any], captured: Captured) -> Outcome | str
     """
     choices = captured.choices()
     first = choices.get(0)
-    if len(choices) > 1 or (first is not None and not first.continuable):
+    has_thought = any(b'"reasoning_details":' in chunk for chunk in captured.chunks)
+    if has_thought or len(choices) > 1 or (first is not None and not first.continuable):
         raise UpstreamError("this answer can't be continued: it is not one choice of plain text")
     if first is None:
         return None

@@ -267,6 +267,14 @@ def test_marks_for_the_cache_stay_where_they_are() -> None:
             "messages[1].tool_calls[0].function.arguments",
         ),
         (turns({"role": "tool", "content": "x"}), "messages[0].tool_call_id"),
+        (
+            turns(
+                user("x"),
+                anthropic={"output_config": 5},
+                response_format={"type": "json_schema", "json_schema": {"schema": {}}},
+            ),
+            "anthropic.output_config",
+        ),
         (turns({"role": "system", "content": "x"}), "messages"),
         (turns({"role": "user", "content": 5}), "messages[0].content"),
     ],
@@ -577,6 +585,12 @@ async def test_an_openai_upstream_gets_no_extension_of_a_translated_request(
         assert name not in text
     assert call.body["messages"][0]["content"] == [{"type": "text", "text": "hi"}]
     assert call.body["messages"][2]["tool_call_id"] == "toolu_1"
+
+
+def test_extensions_of_what_is_no_chat_are_left_to_the_upstream() -> None:
+    fields = {"anthropic": msgspec.Raw(b"{}"), "tools": msgspec.Raw(b"[5]")}
+    remove_extensions(fields)
+    assert {name: bytes(value) for name, value in fields.items()} == {"tools": b"[5]"}
 
 
 def test_a_request_that_was_not_translated_keeps_its_fields() -> None:

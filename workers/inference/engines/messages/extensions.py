@@ -29,9 +29,13 @@ def remove_extensions(fields: Fields) -> None:
 
 
 def _clean(fields: Fields, name: str, clean: Callable[[Fields], Fields]) -> None:
-    if name in fields:
+    if name not in fields:
+        return
+    try:
         items = msgspec.json.decode(fields[name], type=list[Fields])
         fields[name] = msgspec.Raw(_encode([clean(item) for item in items]))
+    except msgspec.ValidationError:
+        return  # not what a chat has there: the upstream says so better
 
 
 def _without_cache_control(item: Fields) -> Fields:

@@ -131,9 +131,16 @@ def to_messages(fields: dict[str, msgspec.Raw], model: str, options: AnthropicOp
     )
     extras = {name: value for name, value in (chat.anthropic or {}).items() if name in _EXTRAS}
     if "output_config" in extras and "output_config" in request:
-        own = msgspec.json.decode(extras.pop("output_config"), type=Json)
+        own = _to_object(extras.pop("output_config"), "anthropic.output_config")
         request["output_config"] = own | request["output_config"]
     return request | extras
+
+
+def _to_object(value: msgspec.Raw, param: str) -> dict[str, msgspec.Raw]:
+    try:
+        return msgspec.json.decode(value, type=dict[str, msgspec.Raw])
+    except msgspec.ValidationError:
+        raise UpstreamRejected("this must be an object", param=param) from None
 
 
 def to_count(request: Json) -> Json:

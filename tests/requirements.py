@@ -79,6 +79,7 @@ REQUIREMENTS: dict[str, Requirement] = {
     "messages.errors": R("errors have Anthropic's envelope and raise the SDK's classes", ANTHROPIC),
     "messages.errors.stream": R("an error in the middle of a stream is an error event", ANTHROPIC),
     "messages.resume": R("a stream is read on from any event: nothing lost or doubled", SERVER),
+    "messages.survive": R("kill -9 of a worker: a streamed message is what it would be", SERVER),
     "messages.cancel": R("a cancel stops a message", SERVER),
     "messages.idempotency": R("a repeat under one Idempotency-Key is the same message", SERVER),
     "completions.complete": R("POST /v1/completions answers with text choices", OPENAI),

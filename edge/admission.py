@@ -12,6 +12,7 @@ CAPABILITY: Final[Mapping[Kind, str]] = {
     "chat": "chat",
     "completion": "completions",
     "embedding": "embeddings",
+    "count": "chat",
 }
 
 

@@ -19,7 +19,17 @@ from edge.limits import Creations, Limits
 from edge.metrics import Metrics
 from edge.middleware import Authentication, Envelope, Errors, Hygiene, Limiting
 from edge.presence import Presence, open_presence
-from edge.routes import auth, chat, completions, docs, embeddings, health, home, models
+from edge.routes import (
+    auth,
+    chat,
+    completions,
+    docs,
+    embeddings,
+    health,
+    home,
+    messages,
+    models,
+)
 from edge.runs import RunOptions, Runs, open_runs
 from edge.sessions import REVOKED, Revoked, Sessions
 from edge.settings import EdgeSettings
@@ -28,6 +38,7 @@ from schemas import subjects
 
 _EXPOSED = (
     "x-request-id",
+    "request-id",
     "x-run-id",
     "x-principal-id",
     "x-auth-method",
@@ -47,6 +58,7 @@ def create_routes() -> list[BaseRoute]:
     """List everything that is served, the busiest first: they are tried in this order."""
     return [
         *chat.ROUTES,
+        *messages.ROUTES,
         *completions.ROUTES,
         *embeddings.ROUTES,
         *models.ROUTES,

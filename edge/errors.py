@@ -1,6 +1,7 @@
 """The one place where an exception becomes an answer."""
 
 import math
+from collections.abc import Callable
 
 import structlog
 from starlette.exceptions import HTTPException
@@ -50,10 +51,15 @@ def unknown_route(scope: Scope) -> NotFound:
 
 
 async def send_error(
-    error: JanError, request_id: str | None, send: Send, headers: Headers | None = None
+    error: JanError,
+    request_id: str | None,
+    send: Send,
+    headers: Headers | None = None,
+    *,
+    encode: Callable[[JanError, str | None], bytes] = JanError.to_wire,
 ) -> None:
     """Answer with an error's status, its envelope and what its headers say."""
-    body = error.to_wire(request_id)
+    body = encode(error, request_id)
     told = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),

@@ -38,6 +38,7 @@ class Start:
     """
 
     to_order: Callable[[bytes, bool], Order]
+    answering: type[Answering] = Answering
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -45,12 +46,14 @@ class Start:
         body = await _read_body(receive)
         if body is None:
             return
-        order = self.to_order(body, _query(scope, "stream") == "true")
+        order = self.to_order(body, query(scope, "stream") == "true")
         state = state_of(scope)
-        caller = _caller(scope)
+        caller = to_caller(scope)
         run = await state["runs"].accept(order, caller)
-        answering = Answering(run, state["runs"].options, receive, send, caller.request_id, started)
-        await _answer(state["runs"], answering)
+        options, request_id = state["runs"].options, caller.request_id
+        await answer(
+            state["runs"], self.answering(run, options, receive, send, request_id, started)
+        )
         _count_tokens(state["metrics"], order.model, run.reader.fold)
 
 
@@ -65,10 +68,9 @@ class Resume:
         started = time.perf_counter()
         skip = _first_wanted(scope)
         runs = state_of(scope)["runs"]
-        caller = _caller(scope)
-        run = await runs.resume(_run_id(scope, self.kind), caller.principal, skip=skip)
-        answering = Answering(run, runs.options, receive, send, caller.request_id, started)
-        await _answer(runs, answering)
+        caller = to_caller(scope)
+        run = await runs.resume(to_run_id(scope, self.kind), caller.principal, skip=skip)
+        await answer(runs, Answering(run, runs.options, receive, send, caller.request_id, started))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +82,18 @@ class Cancel:
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Serve one request."""
         runs = state_of(scope)["runs"]
-        run_id = _run_id(scope, self.kind)
-        status = await runs.cancel(run_id, _caller(scope).principal)
+        run_id = to_run_id(scope, self.kind)
+        status = await runs.cancel(run_id, to_caller(scope).principal)
         told = {
             "id": ids.public_id(run_id, self.kind),
             "object": _OBJECTS[self.kind],
             "status": status,
         }
-        await _send_json(send, run_id, msgspec.json.encode(told))
+        await send_json(send, run_id, msgspec.json.encode(told))
 
 
-async def _answer(runs: Runs, answering: Answering) -> None:
+async def answer(runs: Runs, answering: Answering) -> None:
+    """Answer with what a run generates, and leave it."""
     try:
         await answering.respond()
     finally:
@@ -110,7 +113,8 @@ def _count_tokens(metrics: Metrics, model: str, fold: frames.Fold) -> None:
     metrics.tokens(model, spent.prompt_tokens, spent.completion_tokens)
 
 
-async def _send_json(send: Send, run_id: str, body: bytes) -> None:
+async def send_json(send: Send, run_id: str, body: bytes) -> None:
+    """Answer about a run."""
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
@@ -132,7 +136,8 @@ async def _read_body(receive: Receive) -> bytes | None:
             return b"".join(parts)
 
 
-def _caller(scope: Scope) -> Caller:
+def to_caller(scope: Scope) -> Caller:
+    """Say who asks."""
     state = state_of(scope)
     principal = state["principal"]
     return Caller(
@@ -140,18 +145,20 @@ def _caller(scope: Scope) -> Caller:
         request_id=state["request_id"],
         api_key=principal.key_id,
         traceparent=state.get("traceparent"),
-        idempotency_key=_header(scope, b"idempotency-key"),
+        idempotency_key=header(scope, b"idempotency-key"),
     )
 
 
-def _header(scope: Scope, wanted: bytes) -> str | None:
+def header(scope: Scope, wanted: bytes) -> str | None:
+    """A header's value."""
     for name, value in scope["headers"]:
         if name == wanted:
             return str(value, "latin-1")
     return None
 
 
-def _query(scope: Scope, name: str) -> str | None:
+def query(scope: Scope, name: str) -> str | None:
+    """A query parameter's last value."""
     text: bytes = scope["query_string"]
     if not text:
         return None
@@ -159,18 +166,25 @@ def _query(scope: Scope, name: str) -> str | None:
     return values[-1] if values else None
 
 
-def _run_id(scope: Scope, kind: Kind) -> str:
+def to_run_id(scope: Scope, kind: str) -> str:
+    """Find the run that the path names by its public id of that kind. Raises NotFound."""
     run_id = ids.run_id_of(scope["path_params"]["id"], kind)
     if run_id is None:
         raise NotFound("there is no such run, or its frames are no longer kept")
     return run_id
 
 
+def last_seen(scope: Scope) -> tuple[str, str | None]:
+    """The id of the last event that the client has, and the parameter or header that says it."""
+    given = query(scope, "starting_after")
+    if given:
+        return "starting_after", given
+    return "Last-Event-ID", header(scope, b"last-event-id")
+
+
 def _first_wanted(scope: Scope) -> int:
     """The index after the last one that the client has, by query or by header."""
-    param, given = "starting_after", _query(scope, "starting_after")
-    if not given:
-        param, given = "Last-Event-ID", _header(scope, b"last-event-id")
+    param, given = last_seen(scope)
     if not given:
         return 0
     if not given.isascii() or not given.isdigit() or len(given) > 9:

@@ -15,9 +15,16 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge.errors import Headers, send_error, to_error
+from edge.messages.errors import to_wire as to_messages_error
 from edge.state import state_of
 from schemas import ids
-from schemas.errors import BodyTooLarge, BusUnavailable, InvalidRequest, MethodNotAllowed
+from schemas.errors import (
+    BodyTooLarge,
+    BusUnavailable,
+    InvalidRequest,
+    JanError,
+    MethodNotAllowed,
+)
 
 logger = structlog.get_logger()
 
@@ -25,6 +32,7 @@ _ID_LENGTH: Final = 128
 _PREFIXES: Final = ("/llm", "/responses", "/media")
 _PUBLIC: Final = ("/v1/openapi.json", "/v1/swagger")
 _WITHOUT_BUS: Final = ("/v1/models",)
+_MESSAGES: Final = "/v1/messages"  # whose clients read errors and request ids in their own way
 _UNLIMITED: Final = ("/cancel",)
 _IDENTITY: Final = (  # what gateways tell their services; from a client it is a lie
     b"x-user-",
@@ -68,6 +76,8 @@ class Envelope:
                 headers: Headers = list(message.get("headers", ()))
                 message["headers"] = headers
                 headers.append((b"x-request-id", request_id.encode()))
+                if scope["path"].startswith(_MESSAGES):
+                    headers.append((b"request-id", request_id.encode()))
                 if traceparent is not None:
                     headers.append((b"traceparent", traceparent.encode()))
                 if (principal := state.get("principal")) is not None:
@@ -112,7 +122,9 @@ class Errors:
             headers: Headers = list(getattr(error, "headers", ()))
             if isinstance(error, MethodNotAllowed):
                 headers = [(b"allow", self._methods(scope))]
-            await send_error(error, scope["state"].get("request_id"), send, headers)
+            is_messages = scope["path"].startswith(_MESSAGES)
+            encode = to_messages_error if is_messages else JanError.to_wire
+            await send_error(error, scope["state"].get("request_id"), send, headers, encode=encode)
 
     def _methods(self, scope: Scope) -> bytes:
         methods: set[str] = set()

@@ -11,6 +11,15 @@ from schemas.api.auth import Guest, LoggedOut, LogoutRequest, Me, RefreshRequest
 from schemas.api.chat import ChatCompletion, ChatCompletionChunk, ChatRequest
 from schemas.api.completions import Completion, CompletionRequest
 from schemas.api.embeddings import EmbeddingList, EmbeddingRequest
+from schemas.api.messages import (
+    CancelledMessage,
+    CountRequest,
+    Message,
+    MessageError,
+    MessageEvent,
+    MessagesRequest,
+    TokenCount,
+)
 from schemas.api.models import Model, ModelList
 
 VERSION: Final = "0.1.0"
@@ -106,6 +115,7 @@ class Operation:
     errors: tuple[int, ...] = _PUBLIC
     public: bool = True
     body_required: bool = True
+    error: type[Struct] = Error
 
 
 _ID = Parameter("id", "path", "The id of the completion.", {"type": "string"})
@@ -133,6 +143,11 @@ _LAST_EVENT = Parameter(
     "The same, as browsers send it.",
     {"type": "string", "pattern": "^[0-9]{1,9}$"},
 )
+_EVENT_ID: Final = {"type": "string", "pattern": "^[0-9]{1,9}([.][0-9]{1,4})?$"}
+_AFTER_EVENT = Parameter("starting_after", "query", "The id of the last event received.", _EVENT_ID)
+_LAST_MESSAGE_EVENT = Parameter(
+    "Last-Event-ID", "header", "The same, as browsers send it.", _EVENT_ID
+)
 
 
 def _generation(
@@ -151,7 +166,10 @@ def _generation(
     )
 
 
-def _resume(path: str, name: str, answers: type[Struct], events: type[Struct]) -> Operation:
+def _resume(
+    path: str, name: str, answers: type[Struct], events: type[Struct], **more: Any
+) -> Operation:
+    more = {"parameters": (_ID, _AFTER, _LAST_EVENT), **more}
     return Operation(
         path,
         "get",
@@ -159,22 +177,23 @@ def _resume(path: str, name: str, answers: type[Struct], events: type[Struct]) -
         "Go on reading a run, during it or for an hour after, on any edge.",
         answers,
         events=events,
-        parameters=(_ID, _AFTER, _LAST_EVENT),
         errors=_GENERATION,
         public=False,
+        **more,
     )
 
 
-def _cancel(path: str, name: str) -> Operation:
+def _cancel(path: str, name: str, answers: type[Struct] = CancelledRun, **more: Any) -> Operation:
     return Operation(
         path,
         "post",
         name,
         "Stop a run. What was generated stays.",
-        CancelledRun,
+        answers,
         parameters=(_ID,),
         errors=_GENERATION,
         public=False,
+        **more,
     )
 
 
@@ -195,6 +214,34 @@ OPERATIONS: Final = (
         ChatCompletionChunk,
     ),
     _cancel("/v1/chat/completions/{id}/cancel", "cancelChatCompletion"),
+    _generation(
+        "/v1/messages",
+        "createMessage",
+        "Answer a conversation in Anthropic's form, on any engine.",
+        MessagesRequest,
+        Message,
+        events=MessageEvent,
+        parameters=(_STREAM, _IDEMPOTENCY),
+        error=MessageError,
+    ),
+    _generation(
+        "/v1/messages/count_tokens",
+        "countMessageTokens",
+        "Count the tokens of a message's prompt.",
+        CountRequest,
+        TokenCount,
+        parameters=(_IDEMPOTENCY,),
+        error=MessageError,
+    ),
+    _resume(
+        "/v1/messages/{id}/stream",
+        "resumeMessage",
+        Message,
+        MessageEvent,
+        parameters=(_ID, _AFTER_EVENT, _LAST_MESSAGE_EVENT),
+        error=MessageError,
+    ),
+    _cancel("/v1/messages/{id}/cancel", "cancelMessage", CancelledMessage, error=MessageError),
     _generation(
         "/v1/completions",
         "createCompletion",
@@ -296,7 +343,7 @@ def encode(document: dict[str, Any]) -> bytes:
 
 
 def _schemas() -> dict[str, Any]:
-    types: set[type[Struct]] = {Error}
+    types: set[type[Struct]] = {operation.error for operation in OPERATIONS}
     for operation in OPERATIONS:
         types |= {kind for kind in (operation.takes, operation.events) if kind is not None}
         if not isinstance(operation.answers, str):
@@ -342,7 +389,8 @@ def _responses(operation: Operation) -> dict[str, Any]:
         responses[str(status)] = {
             "description": _ERRORS[status],
             "headers": {"X-Request-Id": _header("The request's id, also in the envelope.")},
-            "content": {_JSON: {"schema": _ref(Error)}},
+            # The head of a request is refused before its path is looked at.
+            "content": {_JSON: {"schema": _ref(Error if status == 431 else operation.error)}},
         }
     return responses
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 from starlette.types import Receive, Send
@@ -41,6 +41,29 @@ class _Envelope(msgspec.Struct):
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
 
+class Source(Protocol):
+    """Where a run's bytes for the client come from: its reader, or what translates it."""
+
+    @property
+    def fold(self) -> frames.Fold:
+        """What was read so far."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the run is committed and all of it was handed out."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the reading was stopped."""
+
+    @property
+    def error(self) -> frames.Frame | None:
+        """The error frame that ended the run, if one did."""
+
+    async def next(self, until: float) -> bytes:
+        """Wait for bytes for the client."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answering:
     """One request being answered: `started` on the performance counter."""
@@ -56,17 +79,21 @@ class Answering:
         """Answer until the run is done, its deadline is over or the client is gone."""
         with _stop_when_gone(self.receive, self.run.reader):
             try:
-                await (self._stream() if self.run.stream else self._whole([]))
+                source = self._source()
+                await (self._stream(source) if self.run.stream else self._whole(source, []))
             except JanError as error:
                 await self._refuse(error)
 
-    async def _stream(self) -> None:
+    def _source(self) -> Source:
+        return self.run.reader
+
+    async def _stream(self, reader: Source) -> None:
         """Hold the status back for the first frame, so that an early error has its own."""
-        reader, until = self.run.reader, self._until()
+        until = self._until()
         data = await reader.next(min(_now() + self.options.first_frame_wait, until))
         last = reader.fold.last
         if last is not None and last.flags & frames.RESULT:
-            await self._whole([data])  # a resume can't know that the run isn't streamed
+            await self._whole(reader, [data])  # a resume can't know that the run isn't streamed
             return
         error = reader.error
         if error is not None and not error.first and error.events == 1:
@@ -77,14 +104,12 @@ class Answering:
             return
         await self._start(200, _STREAM)
         try:
-            await self._relay(data, until)
+            await self._relay(reader, data, until)
         except JanError as late:
-            event = b"data: %b\n\n" % late.to_wire(self.request_id)
-            await self._write(event, more=False)
+            await self._write(self._to_event(late), more=False)
 
-    async def _relay(self, data: bytes, until: float) -> None:
+    async def _relay(self, reader: Source, data: bytes, until: float) -> None:
         """Pass on what comes; a comment now and then, so that nobody between us hangs up."""
-        reader = self.run.reader
         while not reader.done:
             await self._write(data or HEARTBEAT, more=True)
             data = await reader.next(min(_now() + self.options.heartbeat, until))
@@ -99,8 +124,8 @@ class Answering:
                 raise InvalidRequest("the run isn't streamed: ask for it again when it has ended")
         await self._write(data, more=False)
 
-    async def _whole(self, parts: list[bytes]) -> None:
-        reader, until = self.run.reader, self._until()
+    async def _whole(self, reader: Source, parts: list[bytes]) -> None:
+        until = self._until()
         while not reader.done:
             data = await reader.next(until)
             parts.append(data)
@@ -132,6 +157,9 @@ class Answering:
                 status=frame.status or 500,
             )
         )
+
+    def _to_event(self, error: JanError) -> bytes:
+        return b"data: %b\n\n" % error.to_wire(self.request_id)
 
     async def _refuse(self, error: JanError) -> None:
         await send_error(error, self.request_id, self.send, self._own_headers())

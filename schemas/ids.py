@@ -17,6 +17,7 @@ _PUBLIC_PREFIXES = {
     "completion": "cmpl-",
     "embedding": "embd-",
     "count": "count-",
+    "message": "msg_",  # a chat, as Anthropic's clients know it
 }
 
 

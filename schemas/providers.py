@@ -73,10 +73,6 @@ class Provider(_Part):
         return subjects.slug(self.name) if self.in_process else subjects.REMOTE_POOL
 
 
-class NoOptions(_Part):
-    """This kind has no options."""
-
-
 class _HttpProvider(Provider):
     # repr=False: a URL may hold a password
     base_url: str = Field(pattern=r"^https?://[^\s/]+(/\S*)?$", repr=False)
@@ -161,14 +157,33 @@ class OpenAIProvider(_HttpProvider):
     options: OpenAIOptions = OpenAIOptions()
 
 
+class AnthropicOptions(HttpOptions):
+    """How an upstream that speaks Anthropic's Messages is used.
+
+    `auth` says how the key is sent: as `x-api-key`, or as a bearer token. `max_tokens` is for
+    requests that name none, as the API wants one. `sampling` on: send temperature, top_p and top_k,
+    which the API refuses from version 2026-10-21 on, and newer models in any version. `thinking`
+    says what `reasoning_effort` becomes: an `effort` with adaptive thinking, or a `budget` of
+    tokens, as older models want it. `continue_assistant` on: for models that continue a last
+    assistant message, so that a stream outlives its worker.
+    """
+
+    auth: Literal["x-api-key", "bearer"] = "x-api-key"
+    version: str = Field(default="2026-10-21", pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")
+    max_tokens: int = Field(default=4096, ge=1)
+    sampling: bool = False
+    thinking: Literal["effort", "budget"] = "effort"
+    continue_assistant: bool = False
+
+
 class AnthropicProvider(_HttpProvider):
-    """Anthropic's Messages API."""
+    """Anthropic's Messages API, there or anywhere else; `base_url` ends in `/v1`."""
 
     kind: Literal["anthropic"]
     base_url: str = Field(
         default="https://api.anthropic.com/v1", pattern=r"^https?://[^\s/]+(/\S*)?$"
     )
-    options: NoOptions = NoOptions()
+    options: AnthropicOptions = AnthropicOptions()
 
 
 class LlamacppOptions(_Part):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 OPENAI = "OpenAI API"
 SDK = "openai-python"
+ANTHROPIC = "anthropic-python"
 SERVER = "Jan Server"
 HTTP = "RFC 9110"
 SSE = "WHATWG HTML, server-sent events"
@@ -26,6 +27,7 @@ class Requirement(NamedTuple):
 AREAS = {
     "models": "Models",
     "chat": "Chat completions",
+    "messages": "Messages (Anthropic's form)",
     "completions": "Completions (legacy)",
     "embeddings": "Embeddings",
     "errors": "Errors",
@@ -64,6 +66,22 @@ REQUIREMENTS: dict[str, Requirement] = {
     "chat.response.untouched": R(
         "fields the server does not know pass through to the client", SERVER
     ),
+    "messages.create": R("a message is created, with its usage", ANTHROPIC),
+    "messages.stream": R("a streamed message adds up to the whole one, on every engine", ANTHROPIC),
+    "messages.tools": R("tools are called, and their answers taken, streamed or not", ANTHROPIC),
+    "messages.stop": R("why and where the model stopped is told", ANTHROPIC),
+    "messages.schema": R("output_config.format makes the answer fit a schema", ANTHROPIC),
+    "messages.input": R("system, pictures, documents and marks for caches are taken", ANTHROPIC),
+    "messages.thinking": R(
+        "thoughts, signatures and cache usage of a Messages upstream come through", ANTHROPIC
+    ),
+    "messages.count": R("count_tokens says what a message's input_tokens will be", ANTHROPIC),
+    "messages.errors": R("errors have Anthropic's envelope and raise the SDK's classes", ANTHROPIC),
+    "messages.errors.stream": R("an error in the middle of a stream is an error event", ANTHROPIC),
+    "messages.resume": R("a stream is read on from any event: nothing lost or doubled", SERVER),
+    "messages.survive": R("kill -9 of a worker: a streamed message is what it would be", SERVER),
+    "messages.cancel": R("a cancel stops a message", SERVER),
+    "messages.idempotency": R("a repeat under one Idempotency-Key is the same message", SERVER),
     "completions.complete": R("POST /v1/completions answers with text choices", OPENAI),
     "completions.stream": R("a completion is streamed in text_completion chunks", OPENAI),
     "embeddings.float": R("float embeddings are lists of numbers, one per input, in order", OPENAI),

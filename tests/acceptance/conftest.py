@@ -15,6 +15,7 @@ from tests.support.upstream_process import UpstreamProcess, running_upstream
 SIMULATED = "jan-simulated"
 SLASHED = "vendor/family/model"
 SCRIPTED = "scripted"
+CLAUDE = "claude"  # its upstream speaks Messages
 FAILOVER = "failover"  # its first deployment can't be reached
 
 PROVIDERS = """
@@ -38,6 +39,12 @@ providers:
         served_name: test-model
         capabilities: [chat, completions, embeddings, tools, json_schema]
       - {id: failover, served_name: test-model, capabilities: [chat], priority: 1}
+  - name: anthropic
+    kind: anthropic
+    base_url: MESSAGES
+    api_key: sk-ant-1
+    models:
+      - {id: claude, capabilities: [chat, tools, json_schema]}
 """
 
 
@@ -45,6 +52,13 @@ providers:
 def upstream() -> Iterator[UpstreamProcess]:
     """The scripted upstream: a token every 20 ms."""
     with running_upstream(ttft_ms=5, token_ms=20) as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="session")
+def anthropic_upstream() -> Iterator[UpstreamProcess]:
+    """The scripted upstream that speaks Messages."""
+    with running_upstream(ttft_ms=5, token_ms=5, module="anthropic_upstream") as upstream:
         yield upstream
 
 
@@ -58,12 +72,16 @@ def closed_port() -> Iterator[int]:
 
 @pytest.fixture(scope="session")
 def server(
-    tmp_path_factory: pytest.TempPathFactory, upstream: UpstreamProcess, closed_port: int
+    tmp_path_factory: pytest.TempPathFactory,
+    upstream: UpstreamProcess,
+    anthropic_upstream: UpstreamProcess,
+    closed_port: int,
 ) -> Iterator[LaunchedServer]:
     """The server; a test that breaks something starts its own."""
     file: Path = tmp_path_factory.mktemp("providers") / "providers.yaml"
     text = PROVIDERS.replace("CLOSED_PORT", str(closed_port))
-    file.write_text(text.replace("UPSTREAM", upstream.base_url))
+    text = text.replace("UPSTREAM", upstream.base_url)
+    file.write_text(text.replace("MESSAGES", anthropic_upstream.base_url))
     with running_server("--providers", str(file), "--edges", "2") as server:
         yield server
 

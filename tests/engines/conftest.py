@@ -7,18 +7,26 @@ import pytest
 import uvloop
 
 from schemas.providers import (
+    AnthropicOptions,
+    AnthropicProvider,
     OpenAIOptions,
     OpenAIProvider,
     ProviderModel,
     SimulatedOptions,
     SimulatedProvider,
 )
+from tests.support.anthropic_upstream import open_anthropic_upstream
 from tests.support.upstream import Upstream, open_upstream
 from workers.inference.engines import ENGINES, Engine
 
 # What an engine can't do, by the names that tests need. "cues": obeys `!fail 500` and its like;
 # "content": says what the prompt asks for. The others are parts of OpenAI's API.
-LACKS: Mapping[str, frozenset[str]] = {"simulated": frozenset(), "openai": frozenset()}
+_CHAT_ONLY = frozenset({"completions", "echo", "token_prompts", "embeddings"})
+LACKS: Mapping[str, frozenset[str]] = {
+    "simulated": frozenset(),
+    "openai": frozenset(),
+    "anthropic": _CHAT_ONLY | {"n", "seed", "logprobs", "json_object"},
+}
 
 MODELS = [ProviderModel(id="our/model", served_name="their-model")]
 
@@ -50,6 +58,30 @@ async def openai_engine(upstream: Upstream) -> AsyncIterator[Engine]:
             api_key="sk-secret-1234567",  # type: ignore[arg-type]
             models=MODELS,
             options=OpenAIOptions(first_byte_s=2, between_s=2, connect_s=2),
+        )
+    )
+    yield engine
+    await engine.close()
+
+
+@pytest.fixture
+async def anthropic_upstream() -> AsyncIterator[Upstream]:
+    """A scripted upstream that speaks Messages."""
+    async with open_anthropic_upstream() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def anthropic_engine(anthropic_upstream: Upstream) -> AsyncIterator[Engine]:
+    """The anthropic engine on its scripted upstream."""
+    engine = ENGINES["anthropic"](
+        AnthropicProvider(
+            name="remote",
+            kind="anthropic",
+            base_url=anthropic_upstream.base_url,
+            api_key="sk-ant-secret-1234567",  # type: ignore[arg-type]
+            models=MODELS,
+            options=AnthropicOptions(first_byte_s=2, between_s=2, connect_s=2, max_tokens=100_000),
         )
     )
     yield engine

@@ -363,7 +363,11 @@ async def test_a_full_sink_pauses_the_engine(engine: Engine) -> None:
 async def test_unicode_and_lone_quotes_survive(engine: Engine) -> None:
     text = 'naïve "quotes" \\ 日本語 🎉 \u2028 end'
     body = chat("x")
-    body["messages"].append({"role": "tool", "tool_call_id": "c", "content": text})
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    body["messages"] += [
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": text},
+    ]
     sink, _ = await _stream(engine, body)
     assert text in sink.text()
 

@@ -54,9 +54,11 @@ def last_text(body: Any) -> str:
 
 
 @contextmanager
-def running_upstream(*, ttft_ms: float = 0, token_ms: float = 0) -> Iterator[UpstreamProcess]:
-    """Run it, ended with the block."""
-    command = (sys.executable, "-m", "tests.support.upstream")
+def running_upstream(
+    *, ttft_ms: float = 0, token_ms: float = 0, module: str = "upstream"
+) -> Iterator[UpstreamProcess]:
+    """Run it, ended with the block; `module` of tests.support says which."""
+    command = (sys.executable, "-m", f"tests.support.{module}")
     process = subprocess.Popen(
         [*command, "--ttft-ms", str(ttft_ms), "--token-ms", str(token_ms)],
         stdout=subprocess.PIPE,

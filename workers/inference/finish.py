@@ -245,6 +245,9 @@ class _Whole:
             call = self.others.setdefault(name, {})
             if isinstance(call, dict):
                 _merge(call, value)
+        elif isinstance(value, list):
+            before = self.others.get(name)
+            self.others[name] = [*before, *value] if isinstance(before, list) else value
         elif isinstance(value, str) and name != "role":
             self._add_text(name, value)
         elif value is not None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from schemas.providers import Provider
+from workers.inference.engines.anthropic import AnthropicEngine
 from workers.inference.engines.contract import (
     BACKLOG_LIMIT,
     Captured,
@@ -32,5 +33,10 @@ __all__ = [
 
 # Making an engine loads nothing: libraries that are large or optional are imported in its `open`.
 ENGINES: Mapping[str, Callable[[Provider], Engine]] = MappingProxyType(
-    {"openai": OpenAIEngine, "simulated": SimulatedEngine, "vllm": VllmEngine}
+    {
+        "openai": OpenAIEngine,
+        "anthropic": AnthropicEngine,
+        "simulated": SimulatedEngine,
+        "vllm": VllmEngine,
+    }
 )

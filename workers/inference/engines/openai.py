@@ -19,12 +19,14 @@ from workers.inference.engines.contract import (
 )
 from workers.inference.engines.faults import Redactor, to_error, to_stream_error
 from workers.inference.engines.http import Client, Headers, Limits
+from workers.inference.engines.messages.extensions import remove_extensions
 from workers.inference.engines.sse import EventSplitter
 
 _PATHS = {
     "chat": "/chat/completions",
     "completion": "/completions",
     "embedding": "/embeddings",
+    "count": "/chat/completions",  # of one token: its usage tells
 }
 _ERROR_BODY_LIMIT = 64 * 1024
 _BODY_LIMIT = 64 << 20
@@ -108,6 +110,8 @@ class OpenAIEngine:
         )
         if reader.status != 200:
             raise to_error(reader.status, reader.headers, reader.body(), self._redact)
+        if job.kind == "count":
+            return _to_count(reader.body())
         return _to_result(job, reader.body(), self._redact)
 
     async def check(self) -> None:
@@ -124,7 +128,10 @@ class OpenAIEngine:
     def _to_upstream(self, job: Generation) -> Fields:
         """The client's fields with what differs upstream: the model's name, streaming, usage."""
         fields = dict(job.body)
+        remove_extensions(fields)
         fields["model"] = msgspec.Raw(_encode(job.served_name))
+        if job.kind == "count":
+            return _to_one_token(fields)
         if job.stream:
             fields["stream"] = msgspec.Raw(b"true")
             if self._stream_usage:
@@ -145,6 +152,34 @@ def _headers(key: str, more: Mapping[str, str], *, compression: bool) -> dict[st
         headers["Authorization"] = f"Bearer {key}"
     names = {name.lower() for name in more}
     return {name: headers[name] for name in headers if name.lower() not in names} | dict(more)
+
+
+def _to_one_token(fields: Fields) -> Fields:
+    """Ask for one token only: the usage says how many the prompt has."""
+    limits = ("max_tokens", "max_completion_tokens")
+    name = next((name for name in limits if name in fields), limits[0])
+    dropped = (*limits, "stream", "stream_options", "n")
+    fields = {key: value for key, value in fields.items() if key not in dropped}
+    return fields | {name: msgspec.Raw(b"1")}
+
+
+class _PromptUsage(msgspec.Struct):
+    prompt_tokens: int
+
+
+class _Counted(msgspec.Struct):
+    usage: _PromptUsage
+
+
+_decode_counted = msgspec.json.Decoder(_Counted).decode
+
+
+def _to_count(body: bytes) -> tuple[bytes, Outcome]:
+    try:
+        tokens = _decode_counted(body).usage.prompt_tokens
+    except msgspec.DecodeError:
+        raise UpstreamError("the provider does not tell how many tokens a prompt has") from None
+    return _encode({"input_tokens": tokens}), Outcome()
 
 
 def _with_usage(options: msgspec.Raw | None) -> msgspec.Raw:

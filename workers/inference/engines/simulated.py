@@ -65,6 +65,9 @@ class SimulatedEngine:
         """Answer in one piece, after the time that a stream would take."""
         if job.kind == "embedding":
             return await self._embed(job)
+        if job.kind == "count":
+            tokens = (await self._answer(job)).prompt_tokens
+            return _encode({"input_tokens": tokens}), Outcome()
         answer = await self._answer(job)
         pacer = self._pacer(answer.cues, job.deadline)
         await pacer.play(max(choice.count() for choice in answer.choices))
@@ -78,7 +81,7 @@ class SimulatedEngine:
 
     async def _answer(self, job: Generation) -> Answer:
         options = self._options
-        work = answer_chat if job.kind == "chat" else answer_completion
+        work = answer_completion if job.kind == "completion" else answer_chat
         return await _off_the_loop_if_large(
             job, lambda: work(job.body, options.seed, options.tokens, options.cues)
         )

@@ -22,6 +22,7 @@ from schemas.errors import (
 from schemas.providers import Provider, VllmProvider
 from workers.inference.engines.contract import Generation, Outcome, Sink, Tell
 from workers.inference.engines.faults import Redactor, to_error
+from workers.inference.engines.messages.extensions import remove_extensions
 from workers.inference.engines.vllm_serving.start import Load, Serving, start
 from workers.inference.engines.vllm_serving.stream import Stream, name_field
 
@@ -212,8 +213,10 @@ def _build_request(job: Generation) -> Any:
         EmbeddingCompletionRequest,
     )
 
+    body = dict(job.body)
+    remove_extensions(body)
     fields: dict[str, Any] = {
-        name: msgspec.json.decode(value) for name, value in job.body.items() if name not in _OURS
+        name: msgspec.json.decode(value) for name, value in body.items() if name not in _OURS
     }
     fields["model"] = job.served_name
     if job.stream:

@@ -1,0 +1,1 @@
+"""Between a chat request and Anthropic's Messages: the request one way, the answer the other."""

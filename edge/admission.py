@@ -14,6 +14,7 @@ CAPABILITY: Final[Mapping[Kind, str]] = {
     "chat": "chat",
     "completion": "completions",
     "embedding": "embeddings",
+    "count": "chat",
 }
 _NOTHING: Final[Needs] = MappingProxyType({})
 

@@ -8,8 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import msgspec
@@ -75,7 +74,7 @@ class Order:
     body: bytes
     stream: bool = False
     include_usage: bool = False
-    needs: Needs = MappingProxyType({})  # what a deployment must be able to do
+    needs: Needs = field(default_factory=dict)  # what a deployment must be able to do
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,10 +35,11 @@ class DeploymentState(msgspec.Struct, frozen=True, omit_defaults=True):
 
     deployment: str
     until: float = 0.0
+    since: float = 0.0
     reason: str = ""
     state: State = "closed"
     told: bool = False
-    limited: bool = False
+    limited: bool = False  # it said that it has no capacity for us
     openings: int = 0
     passed: int = 0
     probe_failed: bool = False
@@ -81,15 +82,14 @@ class WorkerFacts(msgspec.Struct, frozen=True):
     at: float = 0.0
     draining: bool = False
     pools: list[str] | None = None
-    loading: list[str] | bool = False
+    loading: str = ""  # how far its engines are, until they are open
     deployments: list[Figures] = []
     probes: list[Probe] = []
 
     def serves(self, pool: str) -> bool:
         """Whether it takes the pool's jobs now."""
-        loading = self.loading
-        is_loading = pool in loading if isinstance(loading, list) else loading
-        return not self.draining and not is_loading and (self.pools is None or pool in self.pools)
+        there = not self.draining and not self.loading
+        return there and (self.pools is None or pool in self.pools)
 
 
 def key_of(deployment: str) -> str:

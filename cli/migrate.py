@@ -2,17 +2,21 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
+
+import structlog
 
 from bus import topology
 from bus.connection import connect
+from cli import logs
 from cli.discovery import discover_all
 from cli.exits import Exit
 from cli.providers import read
 from cli.state import ROOT, State, default_data, load
 from schemas.errors import BusUnavailable
 from schemas.providers import Discovered, Providers, default_providers
+
+logger = structlog.get_logger()
 
 HELP = "bring the bus and the database to what this release needs"
 
@@ -33,7 +37,8 @@ async def main(args: argparse.Namespace) -> int:
     providers = read(file, str(file)) if file else default_providers()
     discovered, faults = await discover_all(providers)
     for fault in faults:
-        print(f"jan: {fault}: what is known of it stays", file=sys.stderr)
+        logs.configure("migrate", "info")
+        logger.warning(f"{fault}: what is known of its models stays")
     changes = await migrate_bus(state.nats_url("migrate"), providers, discovered, check=args.check)
     for change in changes:
         print(change)

@@ -13,7 +13,7 @@ from schemas.health import DeploymentState, WorkerFacts
 
 logger = structlog.get_logger()
 
-WORKS, DOWN, UNSERVED = 0, 1, 2  # in the order to try
+DOWN, UNSERVED = 1, 2  # what is worse is tried later
 _COUNTED_FOR = 0.5  # seconds that what is derived from the workers' words is used
 
 
@@ -51,9 +51,8 @@ class Deployments:
     def rank(self, deployment: str, pool: str) -> int:
         """0 for one that works; one that is down comes later, one that nobody serves the last."""
         self._count()
-        if not self._is_served(pool):
-            return UNSERVED
-        return DOWN if self.is_down(deployment) else WORKS
+        down = DOWN if self.is_down(deployment) else 0
+        return down if self._is_served(pool) else UNSERVED + down
 
     def load(self, deployment: str) -> int:
         """How many runs were at it when the workers spoke last."""

@@ -15,7 +15,15 @@ from schemas import catalogue, commands, events, health, keys
 
 SAMPLES = sorted((Path(__file__).parent / "messages").glob("*.json"))
 MODULES = (commands, events, catalogue, keys, health)
-PARTS = {"Target", "Attempt", "Deployment", "Model", "KeyLimits", "Figures", "Probe"}  # of messages, not sent alone
+PARTS = {
+    "Target",
+    "Attempt",
+    "Deployment",
+    "Model",
+    "KeyLimits",
+    "Figures",
+    "Probe",
+}  # of messages, not sent alone
 
 
 def message_types() -> dict[str, type[msgspec.Struct]]:

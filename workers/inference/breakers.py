@@ -88,7 +88,7 @@ class Breakers:
         self._clock = clock
         self._known: dict[str, _Known] = {}
         self._counts: dict[str, _Counts] = {}
-        self._trials: set[str] = set()
+        self._trials: dict[str, float] = {}  # those of this worker's runs, and when they began
         self._wanted: dict[str, DeploymentState] = {}
         self._writing: dict[str, asyncio.Task[bool]] = {}
 
@@ -117,20 +117,20 @@ class Breakers:
         now = self._clock()
         if state.is_down(now):
             return False
-        self._trials.add(deployment)
+        self._trials[deployment] = now
         trial = msgspec.structs.replace(
             state, state="half-open", until=now + _LEASE, by=self._worker, told=False
         )
         claimed = await self._share(trial)
         if not claimed:
-            self._trials.discard(deployment)
+            self._trials.pop(deployment, None)
         return claimed
 
     def release(self, deployment: str) -> None:
         """The run that was to try it out ended without saying anything about it."""
         if deployment not in self._trials:
             return
-        self._trials.discard(deployment)
+        self._trials.pop(deployment, None)
         state = self.state_of(deployment)
         if state.state == "half-open":
             self._set(msgspec.structs.replace(state, until=self._clock()))
@@ -141,7 +141,7 @@ class Breakers:
         self._count(deployment, now, good=True)
         state = self.state_of(deployment)
         trial = deployment in self._trials
-        self._trials.discard(deployment)
+        self._trials.pop(deployment, None)
         if state.state == "closed" or (not trial and began is not None and began < state.since):
             return
         if state.told and state.is_down(now):
@@ -169,7 +169,7 @@ class Breakers:
             self._fail(deployment, error.message, began)
             return
         self._count(deployment, self._clock(), good=False)
-        self._trials.discard(deployment)
+        self._trials.pop(deployment, None)
         now = self._clock()
         state = self.state_of(deployment)
         until = now + min(_UNTOLD_LIMIT if seconds is None else seconds, _LONGEST_TOLD)
@@ -236,7 +236,7 @@ class Breakers:
             if state.state == "closed":
                 if name not in self._writing and now - known.at > _TOLD_AGAIN:
                     del self._known[name]  # the bucket forgets it too
-            elif name in self._trials:
+            elif now - self._trials.get(name, float("-inf")) < self.settings.open_max_s:
                 if state.until - now < _LEASE / 2:
                     self._set(msgspec.structs.replace(state, until=now + _LEASE))
             elif now > state.until + self.settings.open_max_s:
@@ -254,7 +254,7 @@ class Breakers:
         self._count(deployment, now, good=False)
         state = self.state_of(deployment)
         trial = deployment in self._trials
-        self._trials.discard(deployment)
+        self._trials.pop(deployment, None)
         if state.state != "closed":
             # What was begun before it was opened says nothing new, nor who had no other choice.
             if trial or not (state.is_down(now) or (began is not None and began < state.since)):
@@ -306,7 +306,7 @@ class Breakers:
     def _take(self, state: DeploymentState, revision: int) -> None:
         """Believe what another worker says."""
         if state.by != self._worker or state.state != "half-open":
-            self._trials.discard(state.deployment)
+            self._trials.pop(state.deployment, None)
         if state.state == "open":
             self._counts.pop(state.deployment, None)
         self._known[state.deployment] = _Known(state, revision, self._clock())

@@ -14,6 +14,7 @@ from schemas.health import DeploymentState, WorkerFacts
 logger = structlog.get_logger()
 
 DOWN, UNSERVED = 1, 2  # what is worse is tried later
+_KEPT_FOR = 20.0  # seconds: the bucket keeps a state for 15, and workers tell it again before
 _COUNTED_FOR = 0.5  # seconds that what is derived from the workers' words is used
 
 
@@ -28,6 +29,7 @@ class Deployments:
         self._workers = workers
         self._clock = clock
         self._states: dict[str, DeploymentState] = {}
+        self._heard: dict[str, float] = {}
         self._counted_at = float("-inf")
         self._serving: list[WorkerFacts] = []
         self._served: dict[str, bool] = {}
@@ -43,10 +45,13 @@ class Deployments:
             logger.warning("a deployment's state can't be read", key=key, error=str(error))
             return
         self._states[state.deployment] = state
+        self._heard[state.deployment] = self._clock()
 
     def state_of(self, deployment: str) -> DeploymentState:
-        """A deployment's breaker as it is now."""
-        return self._states.get(deployment) or DeploymentState(deployment)
+        """A deployment's breaker as it is now; what was not told again is over."""
+        if self._clock() - self._heard.get(deployment, 0.0) > _KEPT_FOR:
+            return DeploymentState(deployment)
+        return self._states[deployment]
 
     def rank(self, deployment: str, pool: str) -> int:
         """0 for one that works; one that is down comes later, one that nobody serves the last."""

@@ -183,6 +183,17 @@ async def test_a_provider_that_asks_to_be_left_alone_is() -> None:
     assert await found.claim(NAME)
 
 
+async def test_a_trial_that_is_limited_waits_for_as_long_as_it_says() -> None:
+    found, clock = breakers()
+    found.note_failure(NAME, UpstreamRateLimited("slow down", retry_after=1.0))
+    clock.now += 1.1
+    assert await found.claim(NAME)
+    found.note_failure(NAME, UpstreamRateLimited("slow down", retry_after=2.0))
+    assert found.asked_to_wait(NAME) == 2
+    clock.now += 2.1
+    assert await found.claim(NAME)
+
+
 async def test_a_rate_limit_without_a_time_counts_for_a_second() -> None:
     found, clock = breakers()
     found.note_failure(NAME, UpstreamRateLimited("slow down"))
@@ -233,6 +244,9 @@ async def test_what_others_found_is_believed_and_nonsense_is_not() -> None:
 async def test_what_nobody_asks_for_is_forgotten() -> None:
     found, clock = breakers(open_max_s=10)
     fail(found, 3)
+    clock.now += 13
+    found.tick()
+    assert found.state_of(NAME).state == "closed"
     clock.now += 13
     found.tick()
     assert found.states() == []

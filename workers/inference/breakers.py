@@ -168,12 +168,12 @@ class Breakers:
         if seconds is None and not limited:
             self._fail(deployment, error.message, began)
             return
-        self._count(deployment, self._clock(), good=False)
-        self._trials.pop(deployment, None)
         now = self._clock()
+        self._count(deployment, now, good=False)
+        trial = self._trials.pop(deployment, None) is not None
         state = self.state_of(deployment)
         until = now + min(_UNTOLD_LIMIT if seconds is None else seconds, _LONGEST_TOLD)
-        if state.is_down(now) and until <= state.until:
+        if not trial and state.is_down(now) and until <= state.until:
             return
         self._open(state, until, error.message, told=seconds is not None, limited=limited)
 
@@ -240,7 +240,7 @@ class Breakers:
                 if state.until - now < _LEASE / 2:
                     self._set(msgspec.structs.replace(state, until=now + _LEASE))
             elif now > state.until + self.settings.open_max_s:
-                del self._known[name]  # nobody asks for it: the next run finds out
+                self._set(DeploymentState(name, since=now, by=self._worker))  # nobody asks for it
             elif now - known.at > _TOLD_AGAIN + random.random() * _SPREAD:  # noqa: S311
                 self._set(state)
 

@@ -121,7 +121,11 @@ class Breakers:
         trial = msgspec.structs.replace(
             state, state="half-open", until=now + _LEASE, by=self._worker, told=False
         )
-        claimed = await self._share(trial)
+        try:
+            claimed = await self._share(trial)
+        except asyncio.CancelledError:
+            self.release(deployment)
+            raise
         if not claimed:
             self._trials.pop(deployment, None)
         return claimed

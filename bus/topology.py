@@ -20,7 +20,7 @@ from nats.errors import NoRespondersError
 
 from schemas import subjects
 from schemas.catalogue import Catalogue, Model, decode_catalogue
-from schemas.providers import Providers, to_catalogue
+from schemas.providers import Discovered, Providers, to_catalogue
 
 VERSION_KEY = "jan.topology"
 MINIMUM_SERVER = (2, 11)  # direct gets of many messages, and a TTL for each message
@@ -61,11 +61,15 @@ class Change:
         return "\n".join(lines)
 
 
-async def plan(nc: Client, folder: Path, providers: Providers) -> list[Change]:
+async def plan(
+    nc: Client, folder: Path, providers: Providers, discovered: Discovered | None = None
+) -> list[Change]:
     """Find what differs from the files, in the order in which to change it.
 
-    The catalogue comes last: it admits a pool only when the pool's consumers are there. Raises
-    TopologyError also for what may not be changed, so that a refusal leaves everything as it was.
+    `discovered` names the models that providers have themselves; of one that is not in it, those
+    that the catalogue knows stay. The catalogue comes last: it admits a pool only when the pool's
+    consumers are there. Raises TopologyError also for what may not be changed, so that a refusal
+    leaves everything as it was.
     """
     await _check_server(nc)
     changes: list[Change] = []
@@ -73,12 +77,14 @@ async def plan(nc: Client, folder: Path, providers: Providers) -> list[Change]:
         changes += await _plan_stream(nc, stream)
     for consumer in _consumers(folder, providers.pools()):
         changes += await _plan_consumer(nc, consumer)
-    return changes + await _plan_catalogue(nc, providers)
+    return changes + await _plan_catalogue(nc, providers, discovered)
 
 
-async def apply(nc: Client, folder: Path, providers: Providers) -> list[Change]:
+async def apply(
+    nc: Client, folder: Path, providers: Providers, discovered: Discovered | None = None
+) -> list[Change]:
     """Bring the server to what the files say, and return what was changed. Idempotent."""
-    changes = await plan(nc, folder, providers)
+    changes = await plan(nc, folder, providers, discovered)
     for change in changes:
         answer = await _ask(nc, change.subject, change.payload, change.headers)
         if error := answer.get("error"):
@@ -155,9 +161,11 @@ async def _plan_consumer(nc: Client, wanted: dict[str, Any]) -> list[Change]:
     return [Change("update", what, differences, subject, merged)]
 
 
-async def _plan_catalogue(nc: Client, providers: Providers) -> list[Change]:
+async def _plan_catalogue(
+    nc: Client, providers: Providers, discovered: Discovered | None
+) -> list[Change]:
     known, revision = await _known_catalogue(nc)
-    wanted = to_catalogue(providers, int(time.time()), known)
+    wanted = to_catalogue(providers, int(time.time()), known, discovered)
     if known == wanted:
         return []
     before = {model.id: model for model in known.models} if known else {}

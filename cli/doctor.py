@@ -21,8 +21,17 @@ from cli.providers import read
 from cli.ps import is_frozen
 from cli.state import ROOT, State, default_data, load
 from schemas import subjects
+from schemas.api.admin import ProviderDeployment, to_provider_list
 from schemas.catalogue import Catalogue, decode_catalogue
 from schemas.errors import BusError, BusUnavailable, JanError
+from schemas.health import (
+    ABSENT_AFTER,
+    DEPLOYMENTS,
+    DeploymentState,
+    WorkerFacts,
+    decode_state,
+    decode_worker,
+)
 from schemas.providers import Providers, default_providers
 
 HELP = "look at every part, and say what to do"
@@ -242,6 +251,8 @@ async def _present(bus: Bus, providers: Providers) -> AsyncIterator[Finding]:
         yield Finding("fail", "presence", str(error), "read nats.log")
         return
     yield _models(catalogue)
+    for finding in await _deployments(bus, catalogue or Catalogue()):
+        yield finding
     for key, word in sorted(words.items()):
         age = time.time() - word.at
         load = f", {word.running} of {word.slots} slots busy" if word.slots else ""
@@ -262,6 +273,39 @@ async def _present(bus: Bus, providers: Providers) -> AsyncIterator[Finding]:
             yield Finding("fail", f"pool {pool}", "no worker serves it", do)
         else:
             yield Finding("ok", f"pool {pool}", f"{len(serving)} workers")
+
+
+async def _deployments(bus: Bus, catalogue: Catalogue) -> list[Finding]:
+    """One line for each place that serves a model: what its breaker and the workers say."""
+    states: dict[str, DeploymentState] = {}
+    workers: list[WorkerFacts] = []
+    now = time.time()
+
+    def take(key: str, value: bytes) -> None:
+        if key.startswith(f"{DEPLOYMENTS}."):
+            state = decode_state(value)
+            states[state.deployment] = state
+        elif key.startswith("worker.inference."):
+            worker = decode_worker(value)
+            if now - worker.at <= ABSENT_AFTER:
+                workers.append(worker)
+
+    await _read_bucket(bus, subjects.KV_HEALTH, take)
+    return [_deployment(one, now) for one in to_provider_list(catalogue, states, workers, now).data]
+
+
+def _deployment(one: ProviderDeployment, now: float) -> Finding:
+    what = f"deployment {one.id}"
+    says = f"{one.in_flight} runs, {one.requests} in 5 min, {one.failures} failed"
+    if one.first_token.p50 is not None:
+        says += f", first token {one.first_token.p50:.2f} s (p95 {one.first_token.p95:.2f} s)"
+    if one.breaker.state == "closed":
+        return Finding("ok", what, f"works, {says}")
+    left = max(0.0, (one.breaker.until or now) - now)
+    says = f"{one.breaker.state} for {left:.0f} s ({one.breaker.reason}), {says}"
+    return Finding(
+        "warn", what, says, "others are tried first; is the provider up and its key right?"
+    )
 
 
 def _hear(words: dict[str, _Word], key: str, value: bytes) -> None:

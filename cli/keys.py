@@ -3,7 +3,7 @@
 import argparse
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -43,6 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     create.add_argument(
         "--expires", type=_moment, metavar="WHEN", help="a date (2027-01-31), or after 90d, 12h, …"
+    )
+    create.add_argument(
+        "--scope",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="what else it may do: admin sees providers (/v1/admin)",
     )
     create.add_argument("--principal", help="whose it is (default: an owner of its own)")
     what.add_parser("list", parents=[common], help="show all keys")
@@ -99,6 +106,7 @@ async def _create(state: State, args: argparse.Namespace) -> int:
             limits=KeyLimits(rpm=args.rpm, in_flight=args.in_flight),
             expires_at=args.expires,
             principal=args.principal,
+            scopes=args.scope,
         )
     if args.json:
         print(msgspec.json.encode({"id": record.id, "key": key, **_shown(record)}).decode())
@@ -115,6 +123,7 @@ async def create_key(
     limits: KeyLimits | None = None,
     expires_at: float | None = None,
     principal: str | None = None,
+    scopes: Sequence[str] = (),
 ) -> tuple[str, KeyRecord]:
     """Make a key and store what edges need to recognise it."""
     key = new_key()
@@ -127,6 +136,7 @@ async def create_key(
         suffix=suffix,
         created=round(time.time(), 3),
         expires_at=expires_at,
+        scopes=list(scopes),
         limits=limits or KeyLimits(),
     )
     await bucket.create(hash_key(secret.encode(), key), encode_record(record))

@@ -4,13 +4,19 @@ import argparse
 import os
 from pathlib import Path
 
+import structlog
+
 from bus import topology
 from bus.connection import connect
+from cli import logs
+from cli.discovery import discover_all
 from cli.exits import Exit
 from cli.providers import read
 from cli.state import ROOT, State, default_data, load
 from schemas.errors import BusUnavailable
-from schemas.providers import Providers, default_providers
+from schemas.providers import Discovered, Providers, default_providers
+
+logger = structlog.get_logger()
 
 HELP = "bring the bus and the database to what this release needs"
 
@@ -29,7 +35,11 @@ async def main(args: argparse.Namespace) -> int:
     state = load(args.data)
     file = find_providers(args.providers, state)
     providers = read(file, str(file)) if file else default_providers()
-    changes = await migrate_bus(state.nats_url("migrate"), providers, check=args.check)
+    discovered, faults = await discover_all(providers)
+    for fault in faults:
+        logs.configure("migrate", "info")
+        logger.warning(f"{fault}: what is known of its models stays")
+    changes = await migrate_bus(state.nats_url("migrate"), providers, discovered, check=args.check)
     for change in changes:
         print(change)
     if args.check:
@@ -43,14 +53,14 @@ async def main(args: argparse.Namespace) -> int:
 
 
 async def migrate_bus(
-    url: str, providers: Providers, *, check: bool = False
+    url: str, providers: Providers, discovered: Discovered | None = None, *, check: bool = False
 ) -> list[topology.Change]:
     """Apply the topology as the user `migrate`, or only find what differs. Raises Exit."""
     nc = None
     try:
         nc = await connect(url, name="migrate")
         step = topology.plan if check else topology.apply
-        return await step(nc, ROOT / "nats", providers)
+        return await step(nc, ROOT / "nats", providers, discovered)
     except (BusUnavailable, topology.TopologyError) as error:
         raise Exit(str(error)) from None
     finally:

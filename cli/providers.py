@@ -37,7 +37,7 @@ class Served:
         """A model to show in an example: the first that chats."""
         models = [model for provider in self.providers.providers for model in provider.models]
         chatting = [model for model in models if "chat" in model.capabilities]
-        return (chatting or models)[0].id
+        return (chatting or models)[0].id if models else "MODEL"  # discovered: nobody knows yet
 
     def environment(self) -> dict[str, str]:
         """What tells our processes of them."""

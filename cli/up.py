@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 from setproctitle import setproctitle
@@ -20,6 +21,7 @@ from cli.logs import Logs
 from cli.nats_server import NatsServer
 from cli.postgres import Cluster, Postgres
 from cli.process import Command, raise_file_limit
+from cli.reload import follow
 from cli.state import Data, Record, State, Urls, data_at, default_data, ensure_secrets, locked
 from cli.state import prepare as prepare_data
 from cli.supervisor import (
@@ -196,12 +198,15 @@ class Server:
         self._supervisor.kill()
 
     async def _serve(self, signalled: "asyncio.Future[signal.Signals]") -> None:
-        if not self._plan.reload:
-            await signalled
-            return
-        watching = asyncio.ensure_future(on_source_change(self._reload))
-        await asyncio.wait((signalled, watching), return_when=asyncio.FIRST_COMPLETED)
-        watching.cancel()
+        path = self._served.path or self._data.path / "providers.yaml"
+        follows = follow(path, self._served.providers, self._migrate, self._logs)
+        watching: list[asyncio.Future[None]] = [asyncio.ensure_future(follows)]
+        if self._plan.reload:
+            watching.append(asyncio.ensure_future(on_source_change(self._reload)))
+        waits: list[asyncio.Future[Any]] = [signalled, *watching]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for task in watching:
+            task.cancel()
 
     async def _reload(self, changed: list[str]) -> None:
         self._logs.say("the source has changed: our processes restart", files=changed)

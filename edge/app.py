@@ -11,6 +11,7 @@ from bus import Bucket, open_bus, open_store
 from edge.admission import Admission
 from edge.auth import Authenticator, GuestLimits
 from edge.catalogue import Models
+from edge.deployments import Deployments
 from edge.errors import unknown_route
 from edge.inbox import open_inbox
 from edge.issuer import Issuer
@@ -20,6 +21,7 @@ from edge.metrics import Metrics
 from edge.middleware import Authentication, Envelope, Errors, Hygiene, Limiting
 from edge.presence import Presence, open_presence
 from edge.routes import (
+    admin,
     auth,
     chat,
     completions,
@@ -35,6 +37,7 @@ from edge.sessions import REVOKED, Revoked, Sessions
 from edge.settings import EdgeSettings
 from edge.state import EdgeState
 from schemas import subjects
+from schemas.health import DEPLOYMENTS
 
 _EXPOSED = (
     "x-request-id",
@@ -62,6 +65,7 @@ def create_routes() -> list[BaseRoute]:
         *completions.ROUTES,
         *embeddings.ROUTES,
         *models.ROUTES,
+        *admin.ROUTES,
         *auth.ROUTES,
         *health.ROUTES,
         *docs.create_routes(),
@@ -105,14 +109,15 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
             access_key=settings.s3_access_key,
             secret=settings.s3_secret_key.get_secret_value(),
         )
-        admission = Admission()
-        catalogue = Models(admission.update)
-        metrics = Metrics(catalogue)
         presence = Presence(
             bus,
             settings.name,
             lambda: {"host": settings.host, "port": port, "running": len(runs)},
         )
+        deployments = Deployments(presence.inference)
+        admission = Admission(standing=deployments)
+        catalogue = Models(admission.update, deployments.status_of)
+        metrics = Metrics(catalogue)
         inbox = await enter(open_inbox(bus, settings.name))
         runs = await enter(
             open_runs(
@@ -128,6 +133,8 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
         )
         metrics.watch("jan_edge_runs_read", "Runs that clients read here", lambda: len(runs))
         await enter(open_presence(presence))
+        states = Bucket(bus, subjects.KV_HEALTH)
+        await enter(_watching(states, deployments.on_change, prefix=DEPLOYMENTS))
 
         keys, revoked = Keys(settings.key_secret), Revoked(settings.access_lifetime)
         await enter(_watching(Bucket(bus, subjects.KV_MODELS), catalogue.on_change))
@@ -143,6 +150,7 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
             "bus": bus,
             "objects_probe": health.ObjectsProbe(objects),
             "models": catalogue,
+            "deployments": deployments,
             "runs": runs,
             "authenticator": Authenticator(keys, issuer, guests, revoked),
             "issuer": issuer,

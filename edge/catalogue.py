@@ -6,7 +6,7 @@ import msgspec
 import structlog
 
 from schemas import subjects
-from schemas.api.models import ModelList, to_model
+from schemas.api.models import ModelList, Status, to_model
 from schemas.catalogue import Catalogue, Model, decode_catalogue
 from schemas.errors import ModelNotFound
 
@@ -14,13 +14,18 @@ logger = structlog.get_logger()
 
 
 class Models:
-    """The catalogue; `on_update` is told of each new one."""
+    """The catalogue; `on_update` is told of each new one, `status_of` says how a model is doing."""
 
-    def __init__(self, on_update: Callable[[Catalogue], None]) -> None:
+    def __init__(
+        self,
+        on_update: Callable[[Catalogue], None],
+        status_of: Callable[[Model], Status] = lambda _: "live",
+    ) -> None:
         self._on_update = on_update
+        self._status_of = status_of
         self._models: dict[str, Model] = {}
-        self.listing = b""
-        self._take(Catalogue())
+        self.catalogue = Catalogue()
+        self._take(self.catalogue)
 
     def __contains__(self, model: object) -> bool:
         """Tell whether a model is served."""
@@ -44,14 +49,18 @@ class Models:
         model = self._models.get(model_id)
         if model is None:
             raise ModelNotFound(f"the model {model_id!r} does not exist", param="model")
-        return msgspec.json.encode(to_model(model))
+        return msgspec.json.encode(to_model(model, self._status_of(model)))
+
+    def listing(self) -> bytes:
+        """All models as JSON."""
+        shown = [to_model(model, self._status_of(model)) for model in self.catalogue.models]
+        return msgspec.json.encode(ModelList(object="list", data=shown))
 
     def owners(self) -> set[str]:
         """The providers that own the models."""
         return {model.owned_by for model in self._models.values()}
 
     def _take(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
         self._models = {model.id: model for model in catalogue.models}
-        shown = [to_model(model) for model in catalogue.models]
-        self.listing = msgspec.json.encode(ModelList(object="list", data=shown))
         self._on_update(catalogue)

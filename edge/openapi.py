@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from edge.routes.health import Health, Readiness
+from schemas.api.admin import ProviderList
 from schemas.api.auth import Guest, LoggedOut, LogoutRequest, Me, RefreshRequest, TokenPair
 from schemas.api.chat import ChatCompletion, ChatCompletionChunk, ChatRequest
 from schemas.api.completions import Completion, CompletionRequest
@@ -268,6 +269,11 @@ OPERATIONS: Final = (
     Operation(
         "/v1/models/{id}", "get", "retrieveModel", "One model.", Model,
         parameters=(_MODEL,), errors=_KNOWN, public=False,
+    ),
+    Operation(
+        "/v1/admin/providers", "get", "listProviders",
+        "Every deployment, its breaker and its figures. Needs a key with the scope `admin`.",
+        ProviderList, errors=_KNOWN, public=False,
     ),
     Operation(
         "/auth/guest", "post", "createGuest", "Become a guest.", Guest,

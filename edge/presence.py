@@ -14,6 +14,7 @@ from bus.buckets import Bucket
 from bus.connection import Bus
 from schemas import subjects
 from schemas.errors import BusError
+from schemas.health import WorkerFacts, decode_worker
 
 logger = structlog.get_logger()
 
@@ -35,6 +36,7 @@ class Fact(msgspec.Struct, frozen=True):
 class _Seen:
     fact: Fact
     at: float
+    value: bytes = b""
 
 
 _decode = msgspec.json.Decoder(Fact).decode
@@ -68,7 +70,7 @@ class Presence:
             self._seen.pop(key, None)
             return
         try:
-            self._seen[key] = _Seen(_decode(value), self._clock())
+            self._seen[key] = _Seen(_decode(value), self._clock(), value)
         except msgspec.MsgspecError as error:
             logger.warning("a process's presence can't be read", key=key, error=str(error))
 
@@ -90,6 +92,10 @@ class Presence:
         """What the workers of a kind that are not open yet say of it."""
         present = self._present(f"worker.{kind}.").values()
         return [fact.loading for fact in present if fact.loading]
+
+    def inference(self) -> list[WorkerFacts]:
+        """What the inference workers that are there say of their pools and deployments."""
+        return [decode_worker(self._seen[key].value) for key in self._present("worker.inference.")]
 
     async def announce(self) -> None:
         """Say once that this edge is there; an error is logged, the next word comes soon."""

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import msgspec
@@ -22,6 +22,7 @@ from edge import idempotency
 from edge.admission import Admission
 from edge.inbox import Inbox, Reader
 from schemas import frames, ids, subjects
+from schemas.api.needs import Needs
 from schemas.commands import REQUESTS, CancelRun, Kind, RunInference, Target, encode
 from schemas.errors import (
     BusError,
@@ -73,6 +74,7 @@ class Order:
     body: bytes
     stream: bool = False
     include_usage: bool = False
+    needs: Needs = field(default_factory=dict)  # what a deployment must be able to do
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,7 @@ class Runs:
         within a second if the bus does not answer.
         """
         self._require_service()
-        targets = self._admission.targets(order.model, order.kind)
+        targets = self._admission.targets(order.model, order.kind, order.needs)
         if caller.idempotency_key is not None:
             return await self._accept_keyed(order, caller, targets)
         entry = self._new_entry(caller, "")

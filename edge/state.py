@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from bus.connection import Bus
     from edge.auth import Authenticator, Principal
     from edge.catalogue import Models
+    from edge.deployments import Deployments
     from edge.issuer import Issuer
     from edge.limits import Creations, Limits, Standing
     from edge.metrics import Metrics
@@ -25,6 +26,7 @@ class EdgeState(TypedDict):
     bus: "Bus"
     objects_probe: "ObjectsProbe"
     models: "Models"
+    deployments: "Deployments"
     runs: "Runs"
     authenticator: "Authenticator"
     issuer: "Issuer"

@@ -4,7 +4,11 @@ import msgspec
 
 
 class Deployment(msgspec.Struct, frozen=True):
-    """One place that serves a model: `id` is `<provider>/<model id>`."""
+    """One place that serves a model: `id` is `<provider>/<model id>`.
+
+    An empty `capabilities` says nothing is known of them: it may do all. `discovered`: its provider
+    listed it, the file does not.
+    """
 
     id: str
     pool: str
@@ -12,10 +16,14 @@ class Deployment(msgspec.Struct, frozen=True):
     weight: int = 1
     rpm: int = 0
     in_flight: int = 0
+    capabilities: list[str] = []
+    provider: str = ""
+    kind: str = ""
+    discovered: bool = False
 
 
 class Model(msgspec.Struct, frozen=True):
-    """A model as clients name it. An empty `capabilities` says nothing is known of them."""
+    """A model as clients name it; `capabilities` is what any of its deployments is known to do."""
 
     id: str
     created: int

@@ -41,6 +41,7 @@ class RunInference(msgspec.Struct, frozen=True, omit_defaults=True):
     request_ref: str | None = None
     api_key: str | None = None  # the key's id, never the key
     traceparent: str | None = None
+    moves: int = 0  # from one pool's queue to another's
     v: int = 1
 
 

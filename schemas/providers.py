@@ -4,9 +4,10 @@ An error is one line: the file, the line, the key, what is wrong.
 """
 
 import difflib
+import fnmatch
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 from urllib.parse import urlsplit
 
@@ -41,6 +42,34 @@ class Limits(_Part):
     in_flight: int = Field(default=0, ge=0)
 
 
+class HealthCheck(_Part):
+    """How often a provider is asked whether it is there; seconds, `every_s` 0: never.
+
+    Every 10 s finds a dead one before most requests do and costs it nothing: its models are listed.
+    """
+
+    every_s: float = Field(default=10, ge=0)
+    timeout_s: float = Field(default=5, gt=0)
+
+
+class Discovery(_Part):
+    """Which of a provider's own models are served too: shell patterns on their names.
+
+    Five minutes: models come and go by hand. `every_s` 0: only at `jan up`, `jan migrate` and after
+    an edit of this file.
+    """
+
+    every_s: float = Field(default=300, ge=0)
+    include: list[str] = ["*"]
+    exclude: list[str] = []
+
+    def wants(self, name: str) -> bool:
+        """Whether the model of this name is served."""
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.include) and not any(
+            fnmatch.fnmatchcase(name, pattern) for pattern in self.exclude
+        )
+
+
 class ProviderModel(_Part):
     """A model of a provider: `id` is its name for clients, `served_name` its name upstream."""
 
@@ -65,7 +94,14 @@ class Provider(_Part):
 
     name: str = Field(max_length=64, pattern=_NAME)
     kind: str
-    models: list[ProviderModel] = Field(min_length=1)
+    models: list[ProviderModel] = []
+    health_check: HealthCheck = HealthCheck(every_s=0)  # one in this machine's memory is there
+    discover: Discovery | None = None
+
+    @field_validator("discover", mode="before")
+    @classmethod
+    def _all_or_nothing(cls, value: object) -> object:
+        return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
     @property
     def pool(self) -> str:
@@ -78,6 +114,7 @@ class _HttpProvider(Provider):
     base_url: str = Field(pattern=r"^https?://[^\s/]+(/\S*)?$", repr=False)
     api_key: SecretStr | None = None
     headers: dict[str, str] = Field(default={}, repr=False)  # may hold credentials too
+    health_check: HealthCheck = HealthCheck()
 
     @field_validator("base_url")
     @classmethod
@@ -251,10 +288,45 @@ AnyProvider = Annotated[
 ]
 
 
+class BreakerSettings(_Part):
+    """When a deployment counts as down, and for how long; times in seconds.
+
+    `failures` in a row (0: never for that) tell a dead one within moments; 3, as one or two happen
+    to healthy ones. `error_rate` is the share of failures among at least ten runs within `window_s`
+    (0: never): it finds one that fails now and then. A first token later than `slow_first_token_s`
+    counts as a failure (0: never, as what is slow differs by model). It is down for `open_s`, which
+    doubles with each trial that fails up to `open_max_s`: a hiccup costs little, a long outage
+    few requests. Then it has to serve `trials` runs, one at a time among all workers.
+    """
+
+    failures: int = Field(default=3, ge=0)
+    window_s: float = Field(default=30, gt=0)
+    error_rate: float = Field(default=0.5, ge=0, le=1)
+    slow_first_token_s: float = Field(default=0, ge=0)
+    open_s: float = Field(default=2, gt=0)
+    open_max_s: float = Field(default=60, gt=0)
+    trials: int = Field(default=1, ge=1)
+
+
+class RetrySettings(_Part):
+    """How long a run that has sent nothing looks for a deployment; times in seconds.
+
+    Each deployment is tried in its turn; when all had one they are tried again, `attempts` times in
+    all, with `backoff_s` (doubled each time, and spread) between the rounds. Nothing is tried or
+    waited for (a limit, a provider's Retry-After) beyond `max_s`: by then a client had better know.
+    """
+
+    attempts: int = Field(default=3, ge=1)
+    backoff_s: float = Field(default=0.2, ge=0)
+    max_s: float = Field(default=10, ge=0)
+
+
 class Routing(_Part):
     """`default_provider` comes first where several serve a model with the same priority."""
 
     default_provider: str | None = None
+    breaker: BreakerSettings = BreakerSettings()
+    retry: RetrySettings = RetrySettings()
 
 
 class Placement(NamedTuple):
@@ -320,11 +392,24 @@ def default_providers() -> Providers:
     )
 
 
+Discovered = Mapping[str, Sequence[str]]
+"""The names of the models that providers have themselves, by the provider's name."""
+
+
 def to_catalogue(
-    providers: Providers, created: int, known: catalogue.Catalogue | None = None
+    providers: Providers,
+    created: int,
+    known: catalogue.Catalogue | None = None,
+    discovered: Discovered | None = None,
 ) -> catalogue.Catalogue:
-    """Say what edges may know. Models in `known` keep their time, new ones are as of `created`."""
+    """Say what edges may know. Models in `known` keep their time, new ones are as of `created`.
+
+    A provider that discovers its models and is not in `discovered` keeps those of `known`.
+    """
     times = {model.id: model.created for model in known.models} if known else {}
+    found = _known_names(known) | dict(discovered or {})
+    before = {placement.id for placement in providers.placements()}
+    providers = with_discovered(providers, found)
     served: dict[str, list[Placement]] = {}
     for provider in providers.providers:
         for model in provider.models:
@@ -333,25 +418,65 @@ def to_catalogue(
         served[placement.model.id].append(placement)
     return catalogue.Catalogue(
         models=[
-            _to_model(model_id, times.get(model_id, created), placements)
+            _to_model(model_id, times.get(model_id, created), placements, before)
             for model_id, placements in served.items()
         ]
     )
 
 
-def _to_model(model_id: str, created: int, placements: list[Placement]) -> catalogue.Model:
+def with_discovered(providers: Providers, discovered: Discovered) -> Providers:
+    """Add the models that providers have themselves, where they are to be discovered."""
+    return providers.model_copy(
+        update={
+            "providers": [
+                _with_models(provider, discovered.get(provider.name, ()))
+                for provider in providers.providers
+            ]
+        }
+    )
+
+
+def discovered_model(provider: AnyProvider, name: str) -> ProviderModel | None:
+    """The model of this name, if the provider may have it although its file does not list it."""
+    if provider.discover is None or not provider.discover.wants(name):
+        return None
+    try:
+        return ProviderModel(id=name)
+    except ValidationError:  # a name that no client could send
+        return None
+
+
+def _with_models(provider: AnyProvider, names: Sequence[str]) -> AnyProvider:
+    listed = {model.id for model in provider.models}
+    listed |= {model.name_upstream for model in provider.models}
+    found = [
+        model
+        for name in dict.fromkeys(names)
+        if name not in listed and (model := discovered_model(provider, name)) is not None
+    ]
+    return provider.model_copy(update={"models": [*provider.models, *found]}) if found else provider
+
+
+def _known_names(known: catalogue.Catalogue | None) -> dict[str, Sequence[str]]:
+    names: dict[str, Sequence[str]] = {}
+    for model in known.models if known else ():
+        for deployment in model.deployments:
+            if deployment.discovered:
+                names[deployment.provider] = [*names.get(deployment.provider, ()), model.id]
+    return names
+
+
+def _to_model(
+    model_id: str, created: int, placements: list[Placement], listed: Container[str]
+) -> catalogue.Model:
     models = [placement.model for placement in placements]
     lengths = [model.context_length for model in models if model.context_length]
     return catalogue.Model(
         id=model_id,
         created=created,
         owned_by=placements[0].provider.name,
-        # What every deployment can do: a request may reach any of them.
-        capabilities=[
-            capability
-            for capability in get_args(Capability)
-            if all(capability in model.capabilities for model in models)
-        ],
+        # What any deployment can do: a request reaches only those that can do what it needs.
+        capabilities=_sorted({name for model in models for name in model.capabilities}),
         context_length=min(lengths, default=None),
         deployments=[
             catalogue.Deployment(
@@ -361,10 +486,18 @@ def _to_model(model_id: str, created: int, placements: list[Placement]) -> catal
                 weight=placement.model.weight,
                 rpm=placement.model.limits.rpm,
                 in_flight=placement.model.limits.in_flight,
+                capabilities=_sorted(placement.model.capabilities),
+                provider=placement.provider.name,
+                kind=placement.provider.kind,
+                discovered=placement.id not in listed,
             )
             for placement in placements
         ],
     )
+
+
+def _sorted(capabilities: Container[str]) -> list[str]:
+    return [name for name in get_args(Capability) if name in capabilities]
 
 
 def _placements_of(provider: AnyProvider) -> Iterable[Placement]:
@@ -384,6 +517,14 @@ def _check_names(found: Providers, document: "_Document") -> None:
     pools = {subjects.REMOTE_POOL}
     for index, provider in enumerate(found.providers):
         path = ("providers", index, "name")
+        if not provider.models and provider.discover is None:
+            raise document.error(
+                ("providers", index, "models"), "is missing: list some, or set discover: true"
+            )
+        if provider.discover is not None and not isinstance(provider, _HttpProvider):
+            raise document.error(
+                ("providers", index, "discover"), "only a provider over HTTP lists its models"
+            )
         if provider.name in names:
             raise document.error(path, f"there is another provider named {provider.name}")
         if provider.in_process and provider.pool in pools:
@@ -525,7 +666,11 @@ _ALL_PARTS: tuple[type[_Part], ...] = (
     OpenAIProvider,
     ProviderModel,
     Limits,
+    HealthCheck,
+    Discovery,
     Routing,
+    BreakerSettings,
+    RetrySettings,
     OpenAIOptions,
     LlamacppOptions,
     VllmOptions,

@@ -38,6 +38,7 @@ AREAS = {
     "runs": "Runs: resume, cancel, idempotency",
     "faults": "Survival",
     "capacity": "Capacity and backpressure",
+    "routing": "Providers and routing",
     "log": "The log",
 }
 
@@ -47,6 +48,7 @@ REQUIREMENTS: dict[str, Requirement] = {
     "models.list": R("GET /v1/models lists the models that are served", OPENAI),
     "models.retrieve": R("GET /v1/models/{id} describes one model", OPENAI),
     "models.retrieve.slashes": R("a model id with slashes is found under its own path", SERVER),
+    "models.status": R("a model's status says whether it can be used now", SERVER),
     "models.unknown": R("an unknown model id is a 404", OPENAI),
     "chat.complete": R("a chat completion has id, object, created, model, choices, usage", OPENAI),
     "chat.stream": R("stream=true sends chunks that end with a finish_reason and [DONE]", OPENAI),
@@ -153,6 +155,30 @@ REQUIREMENTS: dict[str, Requirement] = {
     "capacity.idle": R("2,000 idle streams on one edge stay open and are served", SERVER),
     "capacity.queue": R(
         "a full queue is 429 or 503 with Retry-After; none accepted is lost", SERVER
+    ),
+    "routing.failover": R(
+        "errors, rate limits and silence of one deployment are seen by no client", SERVER
+    ),
+    "routing.shares": R(
+        "deployments that work share by weight within 3 points, during a fault and after", SERVER
+    ),
+    "routing.retry": R("a moment in which all deployments fail is seen by no client", SERVER),
+    "routing.retry_after": R(
+        "an upstream's Retry-After is kept, and told when no deployment is left", HTTP
+    ),
+    "routing.breaker": R("a breaker is shared by all workers and outlives each of them", SERVER),
+    "routing.probes": R("a provider that fails its probes gets no runs until it is back", SERVER),
+    "routing.limits": R("a deployment at its limit is passed over", SERVER),
+    "routing.capabilities": R(
+        "a request reaches deployments that can do it; if there is none, a 400 names the field",
+        SERVER,
+    ),
+    "routing.discovery": R(
+        "a provider's own models are served, and change without a restart", SERVER
+    ),
+    "routing.reload": R("an edit of the providers file is in effect without a restart", SERVER),
+    "routing.admin": R(
+        "GET /v1/admin/providers shows every deployment, to admin keys only", SERVER
     ),
     "log.handover": R("jan log tells the story of a run that was handed over", SERVER),
 }

@@ -6,6 +6,7 @@ from edge.generation import Cancel, Resume, Start
 from edge.runs import Order
 from schemas.api import chat
 from schemas.api.fields import require_stream
+from schemas.api.needs import needs_of
 
 
 def to_order(body: bytes, stream: bool) -> Order:
@@ -20,6 +21,7 @@ def to_order(body: bytes, stream: bool) -> Order:
         body=body,
         stream=stream,
         include_usage=options is not None and bool(options.include_usage),
+        needs=needs_of(request),
     )
 
 

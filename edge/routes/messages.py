@@ -16,6 +16,7 @@ from edge.runs import Order
 from edge.state import state_of
 from schemas import ids
 from schemas.api import messages
+from schemas.api.needs import needs_of_messages
 from schemas.errors import InvalidRequest
 
 _EVENT_ID: Final = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,4}))?")
@@ -31,13 +32,15 @@ def to_order(body: bytes, stream: bool) -> Order:
         body=to_chat(request),
         stream=request.stream,
         include_usage=request.stream,
+        needs=needs_of_messages(request),
     )
 
 
 def to_count(body: bytes, stream: bool) -> Order:  # noqa: ARG001 (a number has no stream)
     """Validate a question for a prompt's tokens. Raises InvalidRequest naming the field."""
     request = messages.decode_count(body)
-    return Order(kind="count", model=request.model, body=to_chat(request))
+    needs = needs_of_messages(request)
+    return Order(kind="count", model=request.model, body=to_chat(request), needs=needs)
 
 
 class Resume:

@@ -8,8 +8,8 @@ from edge.state import state_of
 
 
 async def list_models(request: Request) -> Response:
-    """GET /v1/models: all models that are served."""
-    return Response(state_of(request.scope)["models"].listing, media_type="application/json")
+    """GET /v1/models: all models that are served, with how each is doing."""
+    return Response(state_of(request.scope)["models"].listing(), media_type="application/json")
 
 
 async def retrieve_model(request: Request) -> Response:

@@ -6,9 +6,14 @@ from msgspec import Struct
 
 from schemas import catalogue
 
+Status = Literal["live", "degraded", "down"]
+
 
 class Model(Struct, frozen=True):
-    """A model that is served. The last two fields are ours; an SDK ignores them."""
+    """A model that is served. The last three fields are ours; an SDK ignores them.
+
+    `live`: all its deployments work; `degraded`: some do; `down`: none does, or no worker is there.
+    """
 
     id: str
     object: Literal["model"]
@@ -16,6 +21,7 @@ class Model(Struct, frozen=True):
     owned_by: str
     capabilities: list[str]
     context_length: int | None
+    status: Status
 
 
 class ModelList(Struct, frozen=True):
@@ -25,7 +31,7 @@ class ModelList(Struct, frozen=True):
     data: list[Model]
 
 
-def to_model(model: catalogue.Model) -> Model:
+def to_model(model: catalogue.Model, status: Status) -> Model:
     """Show a model of the catalogue."""
     return Model(
         id=model.id,
@@ -34,4 +40,5 @@ def to_model(model: catalogue.Model) -> Model:
         owned_by=model.owned_by,
         capabilities=model.capabilities,
         context_length=model.context_length,
+        status=status,
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bus.connection import connect
 from bus.topology import Change, apply
-from schemas.providers import Providers, default_providers
+from schemas.providers import Discovered, Providers, default_providers
 from tests.support.programs import program
 
 NATS = Path(__file__).parents[2] / "nats"
@@ -142,10 +142,12 @@ def running_nats(folder: Path) -> Iterator[NatsServer]:
         server.kill()
 
 
-async def migrate(server: NatsServer, providers: Providers | None = None) -> list[Change]:
+async def migrate(
+    server: NatsServer, providers: Providers | None = None, discovered: Discovered | None = None
+) -> list[Change]:
     """Make the streams, buckets and consumers; without providers, those of the simulated one."""
     nc = await connect(server.url("migrate"), name="migrate")
     try:
-        return await apply(nc, NATS, providers or default_providers())
+        return await apply(nc, NATS, providers or default_providers(), discovered)
     finally:
         await nc.close()

@@ -119,6 +119,7 @@ class Upstream:
         self.pace = token_ms / 1000
         self.models = ["test-model"]
         self.check_fails_with = 0  # the status that GET /models answers with instead
+        self.always: Part = Answer()  # how calls beyond the script are answered
         self.calls: list[Call] = []
         self.connections: set[_Connection] = set()
         self.accepted = 0  # connections ever
@@ -142,7 +143,7 @@ class Upstream:
 
     def next_part(self) -> Part:
         """How to answer this call."""
-        return self._script.popleft() if self._script else Answer()
+        return self._script.popleft() if self._script else self.always
 
     async def count(self, number: int) -> list[Call]:
         """Wait until so many calls have come."""

@@ -11,11 +11,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from schemas import catalogue, commands, events, keys
+from schemas import catalogue, commands, events, health, keys
 
 SAMPLES = sorted((Path(__file__).parent / "messages").glob("*.json"))
-MODULES = (commands, events, catalogue, keys)
-PARTS = {"Target", "Attempt", "Deployment", "Model", "KeyLimits"}  # of messages, not sent alone
+MODULES = (commands, events, catalogue, keys, health)
+PARTS = {
+    "Target",
+    "Attempt",
+    "Deployment",
+    "Model",
+    "KeyLimits",
+    "Figures",
+    "Probe",
+}  # of messages, not sent alone
 
 
 def message_types() -> dict[str, type[msgspec.Struct]]:

@@ -111,7 +111,12 @@ def test_the_catalogue_lists_models_as_the_file_and_deployments_by_preference() 
         "far/org/big",
         "far/org/big#2",
     ]
-    assert big.capabilities == ["chat", "tools"]
+    assert big.capabilities == ["chat", "tools", "vision"]
+    assert [one.capabilities for one in big.deployments] == [
+        ["chat", "tools"],
+        ["chat", "tools", "vision"],
+        ["chat", "tools"],
+    ]
     assert big.context_length == 8192
     far = big.deployments[1]
     assert (far.pool, far.priority, far.weight, far.rpm, far.in_flight) == ("remote", 1, 2, 60, 4)

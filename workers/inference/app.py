@@ -2,30 +2,34 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
+import structlog
 from prometheus_client import CollectorRegistry
 
 from bus import Bus, open_store
 from schemas.providers import Providers, ProvidersError
 from workers.inference.abandon import watch_abandonment
 from workers.inference.breakers import open_breakers
+from workers.inference.capacity import Capacity
 from workers.inference.control import Cancels, open_control
-from workers.inference.deployments import (
-    Deployment,
-    open_deployments,
-    read_providers_file,
-    slots_of,
-)
+from workers.inference.deployments import open_deployments, read_providers_file
+from workers.inference.failover import Fleet
 from workers.inference.heartbeat import open_heartbeat
 from workers.inference.metrics import InferenceMetrics
-from workers.inference.pull import Pull, pull_jobs, queues_of
+from workers.inference.peers import open_peers
+from workers.inference.probes import Probes, open_probes
+from workers.inference.pulls import Pulls, open_pulls
+from workers.inference.reload import ProvidersFile, watch_providers
 from workers.inference.requests import tidy_requests
 from workers.inference.run import Workplace
 from workers.inference.runs import Runs
 from workers.inference.settings import InferenceSettings
 from workers.runtime import OnLoading, OnReady, create_broker, serve
+
+logger = structlog.get_logger()
 
 KIND = "inference"
 HURRY = signal.SIGUSR1  # before or after SIGTERM: hand the runs back at once
@@ -39,7 +43,8 @@ async def run(
     `on_loading` hears every other second how far the engines are, until they are open. Raises
     ProvidersError.
     """
-    providers = read_providers_file(settings.providers)
+    path = providers_path(settings)
+    providers = read_providers_file(path if settings.providers or path.exists() else None)
 
     @asynccontextmanager
     async def open_work(
@@ -51,44 +56,31 @@ async def run(
     await serve(settings, KIND, create_broker(settings), open_work, on_ready, on_loading=on_loading)
 
 
+def providers_path(settings: InferenceSettings) -> Path:
+    """Where the providers file is, or would be: the one that is named, or the data folder's."""
+    return settings.providers or settings.data / "providers.yaml"
+
+
 class Inference:
     """The worker at work: what others may know of it."""
 
-    def __init__(self, pulls: list[Pull], pools: list[str], runs: Runs) -> None:
+    def __init__(self, pulls: Pulls, fleet: Fleet, probes: Probes, runs: Runs) -> None:
         self.draining = False
         self._pulls = pulls
-        self._pools = pools
+        self._fleet = fleet
+        self._probes = probes
         self._runs = runs
 
     def presence(self) -> dict[str, object]:
-        """Slots, running, pools and draining."""
+        """Slots, running, pools and draining; what was seen of the deployments."""
         return {
-            "slots": sum(pull.slots for pull in self._pulls),
+            "slots": self._pulls.slots,
             "running": len(self._runs),
-            "pools": self._pools,
+            "pools": self._fleet.deployments.pools(),
             "draining": self.draining,
+            "deployments": self._fleet.figures.tell(),
+            "probes": self._probes.tell(),
         }
-
-
-def to_pulls(
-    bus: Bus,
-    deployments: Mapping[str, Deployment],
-    pools: list[str],
-    settings: InferenceSettings,
-    runs: Runs,
-) -> list[Pull]:
-    """One pull for each pool whose engine bounds its runs, and one for all others together."""
-    bounded = [pool for pool in pools if slots_of(deployments, pool) is not None]
-    others = [pool for pool in pools if pool not in bounded]
-
-    def pull(of: list[str], capacity: Callable[[], int]) -> Pull:
-        return Pull(bus, queues_of(of), capacity, runs.start, settings.ack_wait)
-
-    def capacity_of(pool: str) -> Callable[[], int]:
-        return lambda: min(slots_of(deployments, pool) or 0, settings.slots)
-
-    pulls = [pull([pool], capacity_of(pool)) for pool in bounded]
-    return [*pulls, pull(others, lambda: settings.slots)] if others else pulls
 
 
 @asynccontextmanager
@@ -114,9 +106,7 @@ async def open_inference(
 
     `tell` hears how far the engines are. Raises ProvidersError, EngineUnavailable.
     """
-    pools = settings.pools or providers.pools()
-    if unknown := set(pools) - set(providers.pools()):
-        raise ProvidersError(f"JAN_POOLS: no provider has the pool {min(unknown)}")
+    check_pools(settings.pools, providers)
     metrics = InferenceMetrics(registry)
     objects = open_store(
         settings.data / "objects",
@@ -128,29 +118,58 @@ async def open_inference(
     url = settings.nats_url.get_secret_value()
     cancels = Cancels()
     async with (
-        open_deployments(providers, pools, tell) as deployments,
-        open_breakers(bus) as breakers,
+        open_deployments(providers, settings.pools, tell) as deployments,
+        open_breakers(bus, providers.routing.breaker, settings.name) as breakers,
+        open_peers(bus, settings.name) as peers,
+        open_probes(deployments, breakers, peers) as probes,
     ):
-        place = Workplace(
-            bus, objects, deployments, breakers, settings.name, settings.max_deliver, metrics
-        )
+        fleet = Fleet(deployments, breakers, Capacity(peers.count), providers.routing.retry)
+        place = Workplace(bus, objects, fleet, settings.name, settings.max_deliver, metrics)
         runs = Runs(place, cancels)
         metrics.running.set_function(lambda: len(runs))
-        pulls = to_pulls(bus, deployments, pools, settings, runs)
-        metrics.slots.set_function(lambda: sum(pull.slots for pull in pulls))
-        inference = Inference(pulls, pools, runs)
+        pulls = Pulls(bus, deployments, settings.slots, settings.ack_wait, runs.start)
+        metrics.slots.set_function(lambda: pulls.slots)
+        inference = Inference(pulls, fleet, probes, runs)
         async with (
             hurried(runs),
             open_heartbeat(url, settings.name, settings.ack_wait, runs, runs.lose),
             open_control(bus, cancels, runs.cancel),
             watch_abandonment(bus, runs),
             tidy_requests(objects, settings.requests_kept),
+            reloading(settings, providers, fleet, pulls),
         ):
             try:
-                async with AsyncExitStack() as pulling:
-                    for pull in pulls:
-                        await pulling.enter_async_context(pull_jobs(pull))
+                async with open_pulls(pulls):
                     yield inference
             finally:
                 inference.draining = True
                 await runs.drain(settings.drain_timeout)
+
+
+def check_pools(wanted: list[str], providers: Providers) -> None:
+    """Refuse pools that no provider has. Raises ProvidersError."""
+    if unknown := set(wanted) - set(providers.pools()):
+        raise ProvidersError(f"JAN_POOLS: no provider has the pool {min(unknown)}")
+
+
+@asynccontextmanager
+async def reloading(
+    settings: InferenceSettings, known: Providers, fleet: Fleet, pulls: Pulls
+) -> AsyncIterator[None]:
+    """Follow the providers file, for the context's life: new runs find what it says now."""
+
+    async def use(providers: Providers) -> None:
+        check_pools(settings.pools, providers)
+        await fleet.deployments.replace(providers, lambda word: logger.info("loading", what=word))
+        fleet.breakers.settings = providers.routing.breaker
+        fleet.retry = providers.routing.retry
+        pulls.adjust()
+        logger.info("providers are read again", providers=len(providers.providers))
+
+    def complain(error: str) -> None:
+        logger.error("providers stay as they were", error=error)
+
+    file = ProvidersFile(providers_path(settings), known, use, complain)
+    fleet.look = file.look
+    async with watch_providers(file):
+        yield

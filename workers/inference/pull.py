@@ -96,6 +96,13 @@ class Pull:
         """Runs at the same time, as of now."""
         return self.capacity()
 
+    def serve(self, queues: Sequence[Queue]) -> None:
+        """Pull from these queues from now on; jobs of the others that run here go on."""
+        before = {queue.consumer: queue for queue in self.queues}
+        if list(before) != [queue.consumer for queue in queues]:
+            self.queues = [before.get(queue.consumer, queue) for queue in queues]
+            self._broken.set()
+
     async def run(self) -> None:
         """Ask until cancelled."""
         forget = self.bus.on_reconnect(self._broken.set)

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -19,12 +18,11 @@ from schemas.errors import (
     InternalError,
     InvalidRequest,
     JanError,
+    UpstreamRejected,
 )
-from workers.inference.breakers import Breakers
 from workers.inference.delivery import Delivery
-from workers.inference.deployments import Deployment
 from workers.inference.engines import Captured, Generation, Outcome
-from workers.inference.failover import Moved, Turns
+from workers.inference.failover import Attempt, Fleet, Moved, Turns
 from workers.inference.finish import DONE, History, to_run_finished
 from workers.inference.interrupt import HandedBack, Interrupt
 from workers.inference.metrics import InferenceMetrics
@@ -49,8 +47,7 @@ class Workplace:
 
     bus: Bus
     objects: ObjectStore
-    deployments: Mapping[str, Deployment]
-    breakers: Breakers
+    fleet: Fleet
     worker: str
     max_deliver: int
     metrics: InferenceMetrics
@@ -237,7 +234,7 @@ class Run:
             raise InvalidRequest("the job names no deployment")
         generation = await self._to_generation()
         place = self._place
-        turns = Turns(place.deployments, self.job, place.breakers, self._move_on)
+        turns = Turns(place.fleet, self.job, self._move_on)
         if self.job.stream:
             outcome = await self._stream(generation, turns, writer)
             return Ending("completed", chunk=DONE, outcome=outcome)
@@ -262,45 +259,46 @@ class Run:
             if whole is not None:
                 return whole
         while True:
-            deployment = await turns.next(writer.sent)
-            if chunks:
-                captured = Captured(list(chunks), bytes(writer.history.state))
-                generation = replace(generation, captured=captured)
-            try:
-                outcome = await deployment.engine.generate(self._at(generation, deployment), writer)
-            except JanError as error:
-                self._note_failure(turns, deployment, error)
-            else:
-                self._place.breakers.note_success(deployment.id)
-                return outcome
+            with await turns.next(writer.sent) as attempt:
+                if chunks:
+                    captured = Captured(list(chunks), bytes(writer.history.state))
+                    generation = replace(generation, captured=captured)
+                engine, asked = attempt.deployment.engine, self._at(generation, attempt)
+                try:
+                    outcome = await engine.generate(asked, attempt.watch(writer))
+                except JanError as error:
+                    self._note_failure(turns, attempt, error)
+                else:
+                    attempt.succeed()
+                    return outcome
 
     async def _complete(self, generation: Generation, turns: Turns) -> tuple[bytes, Outcome]:
         """Get the whole answer from the first deployment that gives one."""
         while True:
-            deployment = await turns.next(0)
-            try:
-                answer = await deployment.engine.complete(self._at(generation, deployment))
-            except JanError as error:
-                self._note_failure(turns, deployment, error)
-            else:
-                self._place.breakers.note_success(deployment.id)
-                return answer
+            with await turns.next(0) as attempt:
+                try:
+                    answer = await attempt.deployment.engine.complete(self._at(generation, attempt))
+                except JanError as error:
+                    self._note_failure(turns, attempt, error)
+                else:
+                    attempt.succeed()
+                    return answer
 
-    def _at(self, generation: Generation, deployment: Deployment) -> Generation:
-        self._deployment = deployment.id
-        return replace(generation, served_name=deployment.served_name)
+    def _at(self, generation: Generation, attempt: Attempt) -> Generation:
+        self._deployment = attempt.deployment.id
+        return replace(generation, served_name=attempt.deployment.served_name)
 
-    def _note_failure(self, turns: Turns, deployment: Deployment, error: JanError) -> None:
+    def _note_failure(self, turns: Turns, attempt: Attempt, error: JanError) -> None:
         """Remember what a deployment failed with; raise it if no other can do better."""
         if not error.retryable:
+            if isinstance(error, UpstreamRejected):
+                attempt.succeed()  # it works: the request is at fault
             raise error
-        self._place.metrics.failures.labels(deployment.id).inc()
-        self._place.breakers.note_failure(deployment.id, error)
+        name = attempt.deployment.id
+        self._place.metrics.failures.labels(name).inc()
+        attempt.fail(error)
         logger.warning(
-            "deployment failed",
-            run_id=self.job.run_id,
-            deployment=deployment.id,
-            error=error.message,
+            "deployment failed", run_id=self.job.run_id, deployment=name, error=error.message
         )
         turns.failure = error
 
@@ -310,8 +308,7 @@ class Run:
         await self._place.bus.store(
             subjects.inference_job(pool, priority),
             encode(job),
-            # Fewer targets are left each time: no two moves have the same id.
-            msg_id=f"JOBS:inference:{job.run_id}:{pool}-{len(job.targets)}",
+            msg_id=f"JOBS:inference:{job.run_id}:{pool}-{job.moves}",
         )
         self._place.metrics.handovers.labels("moved").inc()
 

@@ -73,7 +73,8 @@ def _is_by_hand(path: Path) -> bool:
 def read(path: Path, name: str) -> Providers:
     """Read a providers file. Raises BadSetup with one line that says what is wrong with it."""
     try:
-        return read_providers(path.read_text(encoding="utf-8"), name=name)
+        text = path.read_text(encoding="utf-8")
+        return read_providers(text, name=name, folder=path.parent)
     except ProvidersError as error:
         raise BadSetup(str(error)) from None
     except UnicodeDecodeError:

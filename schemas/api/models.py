@@ -8,7 +8,7 @@ from schemas import catalogue
 
 
 class Model(Struct, frozen=True):
-    """A model that is served. The last two fields are ours; an SDK ignores them."""
+    """A model that is served. The last three fields are ours; an SDK ignores them."""
 
     id: str
     object: Literal["model"]
@@ -16,6 +16,7 @@ class Model(Struct, frozen=True):
     owned_by: str
     capabilities: list[str]
     context_length: int | None
+    description: str | None
 
 
 class ModelList(Struct, frozen=True):
@@ -34,4 +35,5 @@ def to_model(model: catalogue.Model) -> Model:
         owned_by=model.owned_by,
         capabilities=model.capabilities,
         context_length=model.context_length,
+        description=model.description,
     )

@@ -2,11 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
 
 import pytest
 import uvloop
 
 from schemas.providers import (
+    LlamacppOptions,
+    LlamacppProvider,
     OpenAIOptions,
     OpenAIProvider,
     ProviderModel,
@@ -18,7 +21,11 @@ from workers.inference.engines import ENGINES, Engine
 
 # What an engine can't do, by the names that tests need. "cues": obeys `!fail 500` and its like;
 # "content": says what the prompt asks for. The others are parts of OpenAI's API.
-LACKS: Mapping[str, frozenset[str]] = {"simulated": frozenset(), "openai": frozenset()}
+LACKS: Mapping[str, frozenset[str]] = {
+    "simulated": frozenset(),
+    "openai": frozenset(),
+    "llamacpp": frozenset({"cues", "content", "echo"}),
+}
 
 MODELS = [ProviderModel(id="our/model", served_name="their-model")]
 
@@ -69,6 +76,25 @@ async def simulated_engine() -> AsyncIterator[Engine]:
     )
     yield engine
     await engine.close()
+
+
+@pytest.fixture
+async def llamacpp_engine() -> AsyncIterator[Engine]:
+    """The llamacpp engine on the model that comes along: it loads in a tenth of a second."""
+    engine = ENGINES["llamacpp"](llamacpp_provider(embeddings=True, pooling="mean"))
+    await engine.open(print)
+    yield engine
+    await engine.close()
+
+
+def llamacpp_provider(path: str = "builtin:jan-tiny", **options: Any) -> LlamacppProvider:
+    """A provider of the llamacpp engine, on the model that comes along unless told otherwise."""
+    return LlamacppProvider(
+        name="local",
+        kind="llamacpp",
+        models=MODELS,
+        options=LlamacppOptions(path=path, **options),
+    )
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from workers.inference.engines.contract import (
     Sink,
     Tell,
 )
+from workers.inference.engines.llamacpp import LlamacppEngine
 from workers.inference.engines.openai import OpenAIEngine
 from workers.inference.engines.simulated import SimulatedEngine
 from workers.inference.engines.vllm import VllmEngine
@@ -32,5 +33,10 @@ __all__ = [
 
 # Making an engine loads nothing: libraries that are large or optional are imported in its `open`.
 ENGINES: Mapping[str, Callable[[Provider], Engine]] = MappingProxyType(
-    {"openai": OpenAIEngine, "simulated": SimulatedEngine, "vllm": VllmEngine}
+    {
+        "llamacpp": LlamacppEngine,
+        "openai": OpenAIEngine,
+        "simulated": SimulatedEngine,
+        "vllm": VllmEngine,
+    }
 )

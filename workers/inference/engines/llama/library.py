@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +40,7 @@ _EMBEDDED = 2048  # tokens of an input that is embedded: it must fit one physica
 _HTTP_THREADS = 8  # beside those of the runs: counts, health, connections that are closing
 _EXPLAIN_SECONDS = 60
 _STARTING_SECONDS = 30
+_LOOP_SECONDS = 60.0
 _PATH_LIMIT = 100  # bytes; the kernel's is 108
 
 _FLASH = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}
@@ -125,6 +128,28 @@ class Library:
         except RuntimeError:
             reason = _explain(file)
             raise EngineUnavailable(f"{options.path}: {reason}") from None
+        self._await_loop()
+
+    def _await_loop(self) -> None:
+        """Wait until the library's own loop turns.
+
+        It says that it is ready before that, and one that is told to end then never does: the
+        library waits for it with Python's lock held, and with it everything in this process.
+        """
+        connection = HTTPConnection("llama.cpp", timeout=_LOOP_SECONDS)
+        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.sock.settimeout(_LOOP_SECONDS)
+        try:
+            connection.sock.connect(self.socket)
+            headers = {"Authorization": f"Bearer {self.key}", "Connection": "close"}
+            connection.request("GET", "/slots", headers=headers)  # answered by the loop
+            status = connection.getresponse().status
+        except (OSError, HTTPException) as error:
+            raise EngineUnavailable(f"{self._options.path}: llama.cpp is silent: {error}") from None
+        finally:
+            connection.close()
+        if status != HTTPStatus.OK:
+            raise EngineUnavailable(f"{self._options.path}: llama.cpp answers {status}")
 
     def _to_params(self, file: Path, header: Header, context: int) -> "xllamacpp.CommonParams":
         import xllamacpp as library  # noqa: PLC0415 - as above

@@ -284,6 +284,11 @@ async def test_a_completion_of_no_tokens_is_the_prompt(tiny: LlamacppEngine) -> 
 HOSTILE_SCHEMAS: dict[str, Any] = {
     "deep": None,
     "pattern": {"type": "string", "pattern": "^(" * 500 + ")" * 500 + "$"},
+    "steep pattern": {"type": "string", "pattern": "^" + "(" * 200_000 + "a" + ")" * 200_000 + "$"},
+    "long pattern": {"type": "string", "pattern": "^" + "[a-z]?" * 50_000 + "$"},
+    "choices": {"enum": [f"choice {number}" for number in range(20_000)]},
+    "many": {"anyOf": [{"type": "string", "const": str(number)} for number in range(5_000)]},
+    "negative": {"type": "array", "items": {}, "minItems": 5, "maxItems": -1},
     "repeat": {"type": "string", "pattern": "^(a{1,9999}){1,9999}$"},
     "items": {"type": "array", "items": {"type": "string"}, "minItems": 10**9},
     "length": {"type": "string", "minLength": 10**9, "maxLength": 10**10},

@@ -131,7 +131,11 @@ def test_without_a_file_the_models_that_come_along_are_served() -> None:
 
 
 def test_the_example_is_valid() -> None:
-    assert read_providers(EXAMPLE.read_text(), environ={}).pools() == ["remote", "simulated"]
+    assert read_providers(EXAMPLE.read_text(), environ={}).pools() == [
+        "remote",
+        "here",
+        "simulated",
+    ]
 
 
 def test_a_dollar_can_be_written() -> None:

@@ -243,9 +243,15 @@ def _check_depth(name: str, value: Any) -> None:
     level, depth = [value], 0
     while level:
         depth += 1
-        if depth > _DEEPEST:
+        if depth > _DEEPEST or any(_is_steep(inner) for inner in level):
             raise UpstreamRejected(f"is nested more than {_DEEPEST} levels deep", param=name)
         level = [inner for outer in level for inner in _inside(outer)]
+
+
+def _is_steep(value: Any) -> bool:
+    """Whether this is a schema with a pattern whose groups are nested too deep."""
+    pattern = value.get("pattern") if isinstance(value, dict) else None
+    return isinstance(pattern, str) and pattern.count("(") > _DEEPEST
 
 
 def _inside(value: Any) -> list[Any]:

@@ -147,8 +147,9 @@ def _providers(state: State) -> tuple[Providers, Finding]:
         return default_providers(), Finding("fail", "providers", str(exit), "correct the file")
     models = sum(len(provider.models) for provider in providers.providers)
     if file is None:
-        do = "attach a real one: --upstream URL, OPENAI_API_KEY, or --providers FILE"
-        return providers, Finding("warn", "providers", "only the simulated model is served", do)
+        do = "attach a real one: --model FILE.gguf, --upstream URL, OPENAI_API_KEY or --providers"
+        says = "only jan-tiny, a toy that comes along, and jan-simulated, for tests, are served"
+        return providers, Finding("warn", "providers", says, do)
     return providers, Finding("ok", "providers", f"{file}, {models} models")
 
 

@@ -1,7 +1,8 @@
-"""Which providers a start of the server has: a file, an upstream to ask, or the simulated one."""
+"""Which providers a start has: a file's, local models, an upstream's, or what comes along."""
 
 import asyncio
 import os
+import re
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -12,12 +13,21 @@ import yaml
 
 from cli.exits import BadSetup
 from cli.state import Data, write_private
-from schemas.providers import Providers, ProvidersError, default_providers, read_providers
+from schemas.errors import EngineUnavailable
+from schemas.providers import (
+    AnyProvider,
+    LlamacppProvider,
+    Providers,
+    ProvidersError,
+    default_providers,
+    read_providers,
+)
 
 OPENAI = "https://api.openai.com/v1"
 DISCOVERY_SECONDS = 10
 _KEY_VARIABLE = "OPENAI_API_KEY"
-_MARK = "# Written at each start with --upstream or OPENAI_API_KEY."
+_MARK = "# Written at each start with --"
+_HEAD = f"{_MARK}model, --upstream or OPENAI_API_KEY."
 
 
 @dataclass(frozen=True)
@@ -28,9 +38,9 @@ class Served:
     path: Path | None
 
     @property
-    def simulated(self) -> bool:
-        """Whether nothing but the simulated model is served."""
-        return all(provider.kind == "simulated" for provider in self.providers.providers)
+    def toys(self) -> bool:
+        """Whether nothing but what comes along is served."""
+        return all(_comes_along(provider) for provider in self.providers.providers)
 
     @property
     def example_model(self) -> str:
@@ -44,21 +54,54 @@ class Served:
         return {"JAN_PROVIDERS": str(self.path)} if self.path else {}
 
 
-async def choose(file: str | None, upstream: str | None, data: Data) -> Served:
+def _comes_along(provider: AnyProvider) -> bool:
+    if isinstance(provider, LlamacppProvider):
+        return provider.options.path.startswith("builtin:")
+    return provider.kind == "simulated"
+
+
+async def choose(file: str | None, upstream: str | None, models: list[str], data: Data) -> Served:
     """Find the providers of this start, and check them. Raises BadSetup."""
-    if file and not upstream:
+    served = await _choose(file, upstream, models, data)
+    await asyncio.to_thread(check_files, served.providers)
+    return served
+
+
+async def _choose(file: str | None, upstream: str | None, models: list[str], data: Data) -> Served:
+    asked = bool(upstream or models)
+    if file and not asked:
         return _from_file(file)
     key = os.environ.get(_KEY_VARIABLE, "")
     path = data.path / "providers.yaml"
-    if not upstream and _is_by_hand(path):
+    if not asked and _is_by_hand(path):
         return Served(read(path, str(path)), path)
-    if not upstream and not key:
-        path.unlink(missing_ok=True)  # of an earlier start's --upstream
+    if not asked and not key:
+        path.unlink(missing_ok=True)  # of an earlier start's --upstream or --model
         return Served(default_providers(), None)
-    base = (upstream or os.environ.get("OPENAI_BASE_URL") or OPENAI).rstrip("/")
-    models = await asyncio.to_thread(discover, base, key)
-    write_private(path, to_yaml(base, models, with_key=bool(key)).encode())
-    return Served(read(path, "--upstream"), path)
+    found = [to_local(model, number) for number, model in enumerate(models, start=1)]
+    if upstream or not models:
+        base = (upstream or os.environ.get("OPENAI_BASE_URL") or OPENAI).rstrip("/")
+        names = await asyncio.to_thread(discover, base, key)
+        found.append(to_remote(base, names, with_key=bool(key)))
+    write_private(path, to_yaml(found).encode())
+    return Served(read(path, "--model" if models else "--upstream"), path)
+
+
+def check_files(found: Providers) -> None:
+    """Look at the models that lie on this machine. Raises BadSetup with what is wrong with one."""
+    from workers.inference.engines.llama.models import find_model  # noqa: PLC0415 - not for all
+
+    for provider in found.providers:
+        if not isinstance(provider, LlamacppProvider) or provider.options.path.startswith("hf:"):
+            continue
+        try:
+            find_model(provider.options.path, _ignore)
+        except EngineUnavailable as error:
+            raise BadSetup(error.message) from None
+
+
+def _ignore(_word: str) -> None:
+    """Nothing is fetched here that one would wait for."""
 
 
 def _from_file(file: str) -> Served:
@@ -73,7 +116,8 @@ def _is_by_hand(path: Path) -> bool:
 def read(path: Path, name: str) -> Providers:
     """Read a providers file. Raises BadSetup with one line that says what is wrong with it."""
     try:
-        return read_providers(path.read_text(encoding="utf-8"), name=name)
+        text = path.read_text(encoding="utf-8")
+        return read_providers(text, name=name, folder=path.parent)
     except ProvidersError as error:
         raise BadSetup(str(error)) from None
     except UnicodeDecodeError:
@@ -112,10 +156,45 @@ def discover(base: str, key: str) -> list[str]:
     return [model.id for model in found.data]
 
 
-def to_yaml(base: str, models: list[str], *, with_key: bool) -> str:
-    """Write the providers file of one upstream; its key stays in the environment."""
-    provider: dict[str, object] = {"name": "upstream", "kind": "openai", "base_url": base}
+Written = dict[str, object]
+
+
+def to_remote(base: str, models: list[str], *, with_key: bool) -> Written:
+    """An upstream as the file has it; its key stays in the environment."""
+    provider: Written = {"name": "upstream", "kind": "openai", "base_url": base}
     if with_key:
         provider["api_key"] = "${" + _KEY_VARIABLE + "}"
-    provider["models"] = [{"id": model.replace("${", "$${")} for model in models]
-    return f"{_MARK}\n{yaml.safe_dump({'providers': [provider]}, sort_keys=False)}"
+    provider["models"] = [{"id": _literal(model)} for model in models]
+    return provider
+
+
+def to_local(text: str, number: int) -> Written:
+    """A model on this machine as the file has it, of `FILE`, `hf:REPO/FILE` or either `NAME=…`."""
+    name, path = _split_model(text)
+    if not path.startswith(("hf:", "builtin:")):
+        path = str(Path(path).expanduser().absolute())
+    return {
+        "name": "local" if number == 1 else f"local-{number}",
+        "kind": "llamacpp",
+        "models": [{"id": _literal(name)}],
+        "options": {"path": _literal(path)},
+    }
+
+
+def _split_model(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if not equals or "/" in name or Path(text).exists():
+        path = text
+        name = re.sub(r"\s+", "-", Path(text.removeprefix("builtin:")).stem)
+    if not name or not path:
+        raise BadSetup(f"--model {text}: say FILE.gguf, hf:OWNER/REPO/FILE.gguf, or NAME=FILE.gguf")
+    return name, path
+
+
+def to_yaml(found: list[Written]) -> str:
+    """Write the providers file of a start."""
+    return f"{_HEAD}\n{yaml.safe_dump({'providers': found}, sort_keys=False)}"
+
+
+def _literal(text: str) -> str:
+    return text.replace("${", "$${")

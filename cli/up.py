@@ -52,6 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--data", default=default_data(), help="where everything is kept (default: %(default)s)")
     add("--providers", metavar="FILE", help="who serves which models (see providers.example.yaml)")
+    add(
+        "--model",
+        metavar="[NAME=]FILE.gguf",
+        action="append",
+        default=[],
+        dest="models",
+        help="serve a model of this machine, or of the hub: hf:OWNER/REPO/FILE.gguf; repeatable",
+    )
     add("--upstream", metavar="URL", help="attach an OpenAI-compatible server, e.g. http://host/v1")
     add(
         "--scale",
@@ -98,6 +106,7 @@ class Plan:
     reload: bool
     providers: str | None
     upstream: str | None
+    models: list[str]
 
 
 def to_plan(args: argparse.Namespace) -> Plan:
@@ -114,7 +123,9 @@ def to_plan(args: argparse.Namespace) -> Plan:
     named = args.providers or os.environ.get("JAN_PROVIDERS")
     if args.providers and args.upstream:
         raise BadSetup("--providers and --upstream exclude each other: name the URL in the file")
-    return Plan(args.host, args.port, counts, args.reload, named, args.upstream)
+    if args.providers and args.models:
+        raise BadSetup("--providers and --model exclude each other: name the model in the file")
+    return Plan(args.host, args.port, counts, args.reload, named, args.upstream, args.models)
 
 
 async def main(args: argparse.Namespace) -> int:
@@ -127,7 +138,7 @@ async def main(args: argparse.Namespace) -> int:
     with locked(data), contextlib.closing(Logs(data.logs, sys.stderr)) as logs:
         end_leftovers(data, logs)
         check_ports(plan.host, plan.port, plan.counts["edge"])
-        served = await providers.choose(plan.providers, plan.upstream, data)
+        served = await providers.choose(plan.providers, plan.upstream, plan.models, data)
         before = data.read()
         record = Record(
             supervisor=os.getpid(),
@@ -294,15 +305,17 @@ class Server:
             self._logs.print_text(
                 text, event="a first API key", api_key=first_key, base_url=api, pages=pages
             )
-        if self._served.simulated:
+        if self._served.toys:
             self._logs.say(ATTACH, model=self._served.example_model)
         with contextlib.suppress(BrokenPipeError):
             print(f"ready: {api}", flush=True)
 
 
 ATTACH = (
-    "only the simulated model is served; for a real one: ./jan up --upstream http://HOST:PORT/v1,"
-    " or set OPENAI_API_KEY, or ./jan up --providers FILE (see providers.example.yaml)"
+    "no model is attached: jan-tiny answers, a toy that comes along and knows little but how Jan"
+    " Server works (and jan-simulated, for tests); for a real one: ./jan up --model FILE.gguf, or"
+    " --model hf:OWNER/REPO/FILE.gguf, or --upstream http://HOST:PORT/v1, or set OPENAI_API_KEY,"
+    " or --providers FILE (see providers.example.yaml)"
 )
 
 

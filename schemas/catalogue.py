@@ -31,6 +31,7 @@ class Model(msgspec.Struct, frozen=True):
     deployments: list[Deployment]
     capabilities: list[str] = []
     context_length: int | None = None
+    description: str | None = None
 
 
 class Catalogue(msgspec.Struct, frozen=True):

@@ -8,11 +8,20 @@ import fnmatch
 import os
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from schemas import catalogue, subjects
 
@@ -77,6 +86,7 @@ class ProviderModel(_Part):
     served_name: str | None = Field(default=None, min_length=1)
     capabilities: list[Capability] = []
     context_length: int | None = Field(default=None, gt=0)
+    description: str | None = Field(default=None, max_length=500)  # for people, in /v1/models
     weight: int = Field(default=1, ge=1)
     priority: int = 0
     limits: Limits = Limits()
@@ -224,11 +234,52 @@ class AnthropicProvider(_HttpProvider):
 
 
 class LlamacppOptions(_Part):
-    """How llama.cpp loads its model."""
+    """How llama.cpp loads its model.
+
+    `path` is a GGUF file, `hf:OWNER/REPO/FILE.gguf`, or `builtin:jan-tiny`; a relative path starts
+    at the providers file. `n_ctx` is what one run may have (default: what the model was made for,
+    at most 4096), `n_parallel` how many runs go on at once. `n_threads` unset: the machine's cores,
+    one for a model that is too small to share. `cache_prompt` keeps what was read of a prompt for
+    the next one that begins alike (unset: not for a small model, whose answers then never depend
+    on what was asked before). `params` sets what else the library has, by the
+    names of its `CommonParams`; one that it does not know ends the start.
+    """
 
     path: str = Field(min_length=1)
-    n_ctx: int = Field(default=4096, gt=0)
-    n_parallel: int = Field(default=4, gt=0)
+    n_ctx: int | None = Field(default=None, gt=0, le=1 << 22)
+    n_parallel: int = Field(default=4, gt=0, le=256)
+    n_threads: int | None = Field(default=None, gt=0, le=512)
+    n_batch: int | None = Field(default=None, ge=32)
+    n_ubatch: int | None = Field(default=None, ge=32)
+    n_gpu_layers: int = Field(default=-1, ge=-1)
+    flash_attn: Literal["auto", "on", "off"] = "auto"
+    cache_type_k: Literal["f32", "f16", "bf16", "q8_0", "q4_0"] = "f16"
+    cache_type_v: Literal["f32", "f16", "bf16", "q8_0", "q4_0"] = "f16"
+    cache_prompt: bool | None = None
+    embeddings: bool = False
+    pooling: Literal["mean", "cls", "last"] | None = None
+    chat_template: str | None = Field(default=None, min_length=1)
+    chat_template_file: str | None = Field(default=None, min_length=1)
+    mmproj: str | None = Field(default=None, min_length=1)
+    params: dict[str, bool | int | float | str] = {}
+
+    @field_validator("chat_template_file")
+    @classmethod
+    def _one_template(cls, file: str | None, info: ValidationInfo) -> str | None:
+        if file and info.data.get("chat_template"):
+            raise ValueError("chat_template and chat_template_file exclude each other")
+        return file
+
+    def beside(self, folder: Path) -> "LlamacppOptions":
+        """The same, with relative paths taken from a folder."""
+
+        def absolute(path: str | None) -> str | None:
+            if path is None or path.startswith(("builtin:", "hf:")):
+                return path
+            return str(folder / Path(path).expanduser())
+
+        names = ("path", "chat_template_file", "mmproj")
+        return self.model_copy(update={name: absolute(getattr(self, name)) for name in names})
 
 
 class LlamacppProvider(Provider):
@@ -237,6 +288,10 @@ class LlamacppProvider(Provider):
     in_process = True
     kind: Literal["llamacpp"]
     options: LlamacppOptions
+
+    def beside(self, folder: Path) -> "LlamacppProvider":
+        """The same, with relative paths taken from a folder."""
+        return self.model_copy(update={"options": self.options.beside(folder)})
 
 
 class VllmOptions(_Part):
@@ -355,12 +410,16 @@ class Providers(_Part):
 
 
 def read_providers(
-    text: str, *, name: str = "providers.yaml", environ: Mapping[str, str] | None = None
+    text: str,
+    *,
+    name: str = "providers.yaml",
+    environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> Providers:
     """Read the file's text; `name` is for messages. Raises ProvidersError.
 
     `${NAME}` in a value stands for the variable of `environ` (default: the process's), `$${` for
-    a literal `${`.
+    a literal `${`. Relative paths in it start at `folder`.
     """
     document = _Document(name, os.environ if environ is None else environ)
     data = document.read(text)
@@ -371,25 +430,47 @@ def read_providers(
     except ValidationError as error:
         raise document.to_error(error) from None
     _check_names(found, document)
-    return found
+    return found if folder is None else _beside(found, folder)
+
+
+def _beside(found: Providers, folder: Path) -> Providers:
+    placed = [
+        provider.beside(folder) if isinstance(provider, LlamacppProvider) else provider
+        for provider in found.providers
+    ]
+    return found.model_copy(update={"providers": placed})
+
+
+TINY = (
+    "A toy of two million parameters that comes with the server: it knows how Jan Server works and"
+    " how to call a tool, and little else. Attach a real model with ./jan up --model FILE.gguf"
+)
+SIMULATED = "Made-up words, for tests: deterministic, and as fast or slow as told."
 
 
 def default_providers() -> Providers:
-    """What is served without a file: the simulated model."""
-    return Providers(
-        providers=[
-            SimulatedProvider(
-                name="simulated",
-                kind="simulated",
-                models=[
-                    ProviderModel(
-                        id="jan-simulated",
-                        capabilities=["chat", "completions", "embeddings", "tools", "json_schema"],
-                    )
-                ],
-            )
-        ]
+    """What is served without a file: the small model that comes along, and the simulated one."""
+    return Providers(providers=[_tiny_provider(), _simulated_provider()])
+
+
+def _tiny_provider() -> LlamacppProvider:
+    model = ProviderModel(
+        id="jan-tiny",
+        capabilities=["chat", "completions", "tools", "json_schema"],
+        context_length=2048,
+        description=TINY,
     )
+    options = LlamacppOptions(path="builtin:jan-tiny", n_ctx=2048, n_parallel=8)
+    return LlamacppProvider(name="jan", kind="llamacpp", models=[model], options=options)
+
+
+def _simulated_provider() -> SimulatedProvider:
+    model = ProviderModel(
+        id="jan-simulated",
+        capabilities=["chat", "completions", "embeddings", "tools", "json_schema"],
+        description=SIMULATED,
+    )
+    return SimulatedProvider(name="simulated", kind="simulated", models=[model])
 
 
 Discovered = Mapping[str, Sequence[str]]
@@ -478,6 +559,7 @@ def _to_model(
         # What any deployment can do: a request reaches only those that can do what it needs.
         capabilities=_sorted({name for model in models for name in model.capabilities}),
         context_length=min(lengths, default=None),
+        description=next((model.description for model in models if model.description), None),
         deployments=[
             catalogue.Deployment(
                 id=placement.id,

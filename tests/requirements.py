@@ -49,6 +49,10 @@ REQUIREMENTS: dict[str, Requirement] = {
     "models.retrieve": R("GET /v1/models/{id} describes one model", OPENAI),
     "models.retrieve.slashes": R("a model id with slashes is found under its own path", SERVER),
     "models.status": R("a model's status says whether it can be used now", SERVER),
+    "models.builtin": R(
+        "a server that was told nothing answers with the model that comes along, and says so",
+        SERVER,
+    ),
     "models.unknown": R("an unknown model id is a 404", OPENAI),
     "chat.complete": R("a chat completion has id, object, created, model, choices, usage", OPENAI),
     "chat.stream": R("stream=true sends chunks that end with a finish_reason and [DONE]", OPENAI),

@@ -8,17 +8,18 @@ from edge.routes.docs import STATIC
 from edge.state import state_of
 
 _PLACE = "<!-- provider -->"
+_TOYS = {"jan", "simulated"}  # the owners of what comes along
 
 
 def create_routes() -> list[BaseRoute]:
     """Build the route; the page is read once, here."""
     page = (STATIC / "home.html").read_text()
     hint = (STATIC / "provider.html").read_text()
-    attached, simulated = page.replace(_PLACE, ""), page.replace(_PLACE, hint)
+    attached, bare = page.replace(_PLACE, ""), page.replace(_PLACE, hint)
 
     async def home(request: Request) -> Response:
-        """GET /: the page; with only the simulated model it says how to attach a real one."""
+        """GET /: the page; with only what comes along it says how to attach a real model."""
         owners = state_of(request.scope)["models"].owners()
-        return HTMLResponse(simulated if owners <= {"simulated"} else attached)
+        return HTMLResponse(bare if owners <= _TOYS else attached)
 
     return [Route("/", home, methods=["GET"])]

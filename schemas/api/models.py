@@ -10,7 +10,7 @@ Status = Literal["live", "degraded", "down"]
 
 
 class Model(Struct, frozen=True):
-    """A model that is served. The last three fields are ours; an SDK ignores them.
+    """A model that is served. The last four fields are ours; an SDK ignores them.
 
     `live`: all its deployments work; `degraded`: some do; `down`: none does, or no worker is there.
     """
@@ -22,6 +22,7 @@ class Model(Struct, frozen=True):
     capabilities: list[str]
     context_length: int | None
     status: Status
+    description: str | None
 
 
 class ModelList(Struct, frozen=True):
@@ -41,4 +42,5 @@ def to_model(model: catalogue.Model, status: Status) -> Model:
         capabilities=model.capabilities,
         context_length=model.context_length,
         status=status,
+        description=model.description,
     )

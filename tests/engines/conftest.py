@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
 
 import pytest
 import uvloop
@@ -9,6 +10,8 @@ import uvloop
 from schemas.providers import (
     AnthropicOptions,
     AnthropicProvider,
+    LlamacppOptions,
+    LlamacppProvider,
     OpenAIOptions,
     OpenAIProvider,
     ProviderModel,
@@ -26,6 +29,7 @@ LACKS: Mapping[str, frozenset[str]] = {
     "simulated": frozenset(),
     "openai": frozenset(),
     "anthropic": _CHAT_ONLY | {"n", "seed", "logprobs", "json_object"},
+    "llamacpp": frozenset({"cues", "content", "echo"}),
 }
 
 MODELS = [ProviderModel(id="our/model", served_name="their-model")]
@@ -101,6 +105,25 @@ async def simulated_engine() -> AsyncIterator[Engine]:
     )
     yield engine
     await engine.close()
+
+
+@pytest.fixture
+async def llamacpp_engine() -> AsyncIterator[Engine]:
+    """The llamacpp engine on the model that comes along: it loads in a tenth of a second."""
+    engine = ENGINES["llamacpp"](llamacpp_provider(embeddings=True, pooling="mean"))
+    await engine.open(print)
+    yield engine
+    await engine.close()
+
+
+def llamacpp_provider(path: str = "builtin:jan-tiny", **options: Any) -> LlamacppProvider:
+    """A provider of the llamacpp engine, on the model that comes along unless told otherwise."""
+    return LlamacppProvider(
+        name="local",
+        kind="llamacpp",
+        models=MODELS,
+        options=LlamacppOptions(path=path, **options),
+    )
 
 
 @pytest.fixture

@@ -151,6 +151,8 @@ def test_a_port_in_use_is_told_before_anything_starts(tmp_path: Path) -> None:
         (("--providers", "{}/bad.yaml"), "bad.yaml:1: providers[0].kind: is missing"),
         (("--providers", "{}/nothing.yaml"), "no such file"),
         (("--upstream", "http://127.0.0.1:9/v1"), "connection refused"),
+        (("--model", "{}/none.gguf"), "none.gguf: there is no such file"),
+        (("--model", "{}/bad.yaml"), "bad.yaml: it is not a GGUF file"),
         (("--host", "192.0.2.1"), "can't listen on 192.0.2.1"),
         (("--data", "/proc/nowhere"), "can't be written"),
     ],

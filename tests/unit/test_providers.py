@@ -128,14 +128,19 @@ def test_a_known_model_keeps_its_time_of_creation() -> None:
     assert times == {"org/big": 100, "small": 1}
 
 
-def test_without_a_file_the_simulated_model_is_served() -> None:
+def test_without_a_file_the_models_that_come_along_are_served() -> None:
     catalogue = to_catalogue(default_providers(), created=1)
-    assert [model.id for model in catalogue.models] == ["jan-simulated"]
-    assert catalogue.models[0].deployments[0].pool == "simulated"
+    assert [model.id for model in catalogue.models] == ["jan-tiny", "jan-simulated"]
+    assert [model.deployments[0].pool for model in catalogue.models] == ["jan", "simulated"]
+    assert all(model.description for model in catalogue.models)
 
 
 def test_the_example_is_valid() -> None:
-    assert read_providers(EXAMPLE.read_text(), environ={}).pools() == ["remote", "simulated"]
+    assert read_providers(EXAMPLE.read_text(), environ={}).pools() == [
+        "remote",
+        "here",
+        "simulated",
+    ]
 
 
 def test_a_dollar_can_be_written() -> None:

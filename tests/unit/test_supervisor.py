@@ -1,5 +1,6 @@
 """The supervisor's small decisions: when to restart, what a line means, what to serve."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from cli.__main__ import run
 from cli.exits import BadSetup, Exit, MissingBinary, PortInUse, exit_of
 from cli.listen import reachable
 from cli.logs import parse, to_text
-from cli.state import data_at, prepare
+from cli.state import ROOT, data_at, prepare
 from cli.supervisor import Backoff
 from cli.up import Plan, add_arguments, to_plan
 from schemas.providers import read_providers
@@ -85,6 +86,7 @@ def test_the_scale_of_each_kind_can_be_said_in_two_ways() -> None:
         ("--edges", "0"),
         ("--port", "65535", "--edges", "2"),
         ("--providers", "x", "--upstream", "http://y"),
+        ("--providers", "x", "--model", "y.gguf"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(argv: tuple[str, ...]) -> None:
@@ -117,14 +119,14 @@ def test_a_wrong_command_line_gets_one_line_and_exit_code_2(
     assert said.count("\n") == 1
 
 
-async def test_without_anything_the_simulated_model_is_served(
+async def test_without_anything_the_models_that_come_along_are_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     data = data_at(tmp_path)
     prepare(data)
-    served = await providers.choose(None, None, data)
-    assert (served.simulated, served.example_model) == (True, "jan-simulated")
+    served = await providers.choose(None, None, [], data)
+    assert (served.toys, served.example_model) == (True, "jan-tiny")
     assert served.environment() == {}
 
 
@@ -134,7 +136,7 @@ async def test_a_file_in_the_data_directory_is_used_without_being_named(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
     file = tmp_path / "providers.yaml"
     file.write_text("providers: [{name: mine, kind: simulated, models: [{id: m}]}]")
-    served = await providers.choose(None, None, data_at(tmp_path))
+    served = await providers.choose(None, None, [], data_at(tmp_path))
     assert served.environment() == {"JAN_PROVIDERS": str(file)}
 
 
@@ -143,16 +145,56 @@ async def test_what_an_upstream_left_is_forgotten_without_it(
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     file = tmp_path / "providers.yaml"
-    file.write_text(providers.to_yaml("http://h/v1", ["m"], with_key=True))
-    assert (await providers.choose(None, None, data_at(tmp_path))).simulated
+    file.write_text(providers.to_yaml([providers.to_remote("http://h/v1", ["m"], with_key=True)]))
+    assert (await providers.choose(None, None, [], data_at(tmp_path))).toys
     assert not file.exists()
 
 
 def test_an_upstreams_file_keeps_the_key_in_the_environment() -> None:
-    text = providers.to_yaml("http://h/v1", ["a/b", "${HOME}"], with_key=True)
+    remote = providers.to_remote("http://h/v1", ["a/b", "${HOME}"], with_key=True)
+    text = providers.to_yaml([remote])
     found = read_providers(text, environ={"OPENAI_API_KEY": "sk-secret"})
     assert "sk-secret" not in text
     assert [model.id for model in found.providers[0].models] == ["a/b", "${HOME}"]
+
+
+async def test_local_models_are_served_by_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-1")  # not asked for: the models are
+    shutil.copy(ROOT / "models" / "jan-tiny.gguf", tmp_path / "my model.gguf")
+    monkeypatch.chdir(tmp_path)
+    asked = ["my model.gguf", "big=my model.gguf", "hf:owner/repository/other.gguf"]
+    served = await providers.choose(None, None, asked, data_at(tmp_path))
+    models = [provider.models[0].id for provider in served.providers.providers]
+    assert models == ["my-model", "big", "other"]
+    paths = [found.options.path for found in served.providers.providers]  # type: ignore[union-attr]
+    assert paths == [str(tmp_path / "my model.gguf")] * 2 + ["hf:owner/repository/other.gguf"]
+    assert not served.toys
+
+
+async def test_a_relative_model_of_a_file_lies_beside_it(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "models" / "jan-tiny.gguf", tmp_path / "m.gguf")
+    file = tmp_path / "p.yaml"
+    options = "{path: m.gguf, n_ctx: 512}"
+    file.write_text(
+        f"providers: [{{name: a, kind: llamacpp, models: [{{id: m}}], options: {options}}}]"
+    )
+    served = await providers.choose(str(file), None, [], data_at(tmp_path))
+    assert served.providers.providers[0].options.path == str(tmp_path / "m.gguf")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"no model", None])
+async def test_a_broken_model_ends_the_start_in_one_line(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    file = tmp_path / "broken.gguf"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(BadSetup) as caught:
+        await providers.choose(None, None, [str(file)], data_at(tmp_path))
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["providers: [", "providers: [{name: x}]", "\x00"])

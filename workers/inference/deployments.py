@@ -162,10 +162,11 @@ async def _close(host: Host) -> None:
 
 
 def read_providers_file(path: Path | None) -> Providers:
-    """Read the providers file; without one there is the simulated model. Raises ProvidersError."""
+    """Read the providers file; without one there are the built-in models. Raises ProvidersError."""
     if path is None:
         return default_providers()
-    return read_providers(path.read_text(encoding="utf-8"), name=str(path))
+    text = path.read_text(encoding="utf-8")
+    return read_providers(text, name=str(path), folder=path.parent)
 
 
 @asynccontextmanager

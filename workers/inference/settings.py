@@ -14,8 +14,8 @@ class InferenceSettings(WorkerSettings):
 
     providers: Path | None = Field(
         default=None,
-        description="The providers file. Without one the simulated model is served, so that "
-        "everything can be tried before a key is at hand.",
+        description="The providers file. Without one the models that come along are served, so "
+        "that everything can be tried before a key is at hand.",
     )
     pools: Annotated[list[str], NoDecode] = Field(
         default=[],

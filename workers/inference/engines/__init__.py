@@ -15,6 +15,7 @@ from workers.inference.engines.contract import (
     Sink,
     Tell,
 )
+from workers.inference.engines.llamacpp import LlamacppEngine
 from workers.inference.engines.openai import OpenAIEngine
 from workers.inference.engines.simulated import SimulatedEngine
 from workers.inference.engines.vllm import VllmEngine
@@ -34,8 +35,9 @@ __all__ = [
 # Making an engine loads nothing: libraries that are large or optional are imported in its `open`.
 ENGINES: Mapping[str, Callable[[Provider], Engine]] = MappingProxyType(
     {
-        "openai": OpenAIEngine,
         "anthropic": AnthropicEngine,
+        "llamacpp": LlamacppEngine,
+        "openai": OpenAIEngine,
         "simulated": SimulatedEngine,
         "vllm": VllmEngine,
     }

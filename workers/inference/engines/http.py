@@ -73,7 +73,7 @@ class Client:
     """Connections to one origin, kept alive between requests.
 
     `proxy` is `none`, `env` (see `find_proxy`) or a URL; `ca_file` has the only authorities that
-    are trusted, instead of the system's.
+    are trusted, instead of the system's. `unix`: the socket to connect to instead of the host.
     """
 
     def __init__(
@@ -84,7 +84,9 @@ class Client:
         *,
         proxy: str = "env",
         ca_file: str | None = None,
+        unix: str | None = None,
     ) -> None:
+        self._unix = unix
         try:
             url, port = split_url(base_url, "http", "https")
         except ValueError as error:
@@ -246,6 +248,9 @@ class Client:
             raise UpstreamError(f"{what} can't be reached: {reason}") from error
 
     async def _open(self) -> "_Connection":
+        if self._unix is not None:
+            loop = asyncio.get_running_loop()
+            return (await loop.create_unix_connection(_Connection, self._unix))[1]
         to = self._proxy
         sock = await dial(to.host if to else self._host, to.port if to else self._port)
         try:
@@ -394,7 +399,8 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own is no subclass of it
         sock = transport.get_extra_info("socket")
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._poll = select.poll()
         self._poll.register(sock.fileno(), select.POLLIN)
 

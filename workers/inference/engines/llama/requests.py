@@ -19,6 +19,8 @@ Fields = dict[str, Any]
 
 MOST_CHOICES = 128
 _DEEPEST = 64  # levels of a schema: the library follows them by recursion
+_LONGEST_PATTERN = 512
+_LARGEST = {"response_format": 64 << 10, "tools": 256 << 10}  # bytes: grammars are made of them
 _OPENAI_MAX_TOKENS = 16  # of a completion that does not say
 
 _SAMPLING = [
@@ -74,8 +76,15 @@ class Call:
 
 def to_calls(job: Generation) -> list[Call]:
     """The calls that make the answer's choices, in their order. Raises UpstreamRejected."""
+    _check_size(job)
     body = _decode(job)
     return list(_chat_calls(job, body) if job.kind == "chat" else _completion_calls(job, body))
+
+
+def _check_size(job: Generation) -> None:
+    for name, most in _LARGEST.items():
+        if len(bytes(job.body.get(name, b""))) > most:
+            raise UpstreamRejected(f"is larger than {most >> 10} KiB", param=name)
 
 
 def to_count(job: Generation) -> Fields:
@@ -220,7 +229,7 @@ def _check_chat(body: Fields) -> None:
         raise UpstreamRejected("this model makes text only", param="modalities")
     _refuse_grammar(body)
     for name in ("response_format", "tools", "chat_template_kwargs", "messages"):
-        _check_depth(name, body.get(name))
+        _check_schemas(name, body.get(name))
     if "top_logprobs" in body and not body.get("logprobs"):
         raise UpstreamRejected("wants logprobs", param="top_logprobs")
 
@@ -241,20 +250,27 @@ def _refuse_grammar(body: Fields) -> None:
             raise UpstreamRejected("is not taken from clients: use response_format", param=name)
 
 
-def _check_depth(name: str, value: Any) -> None:
-    """Refuse what is nested so deep that the library's recursion might end the process."""
+def _check_schemas(name: str, value: Any) -> None:
+    """Refuse what llama.cpp's recursion, or its time, has no bound for.
+
+    A grammar of deep groups ends the process; one of 3000 optional characters takes minutes, on the
+    thread that all runs share.
+    """
     level, depth = [value], 0
     while level:
         depth += 1
-        if depth > _DEEPEST or any(_is_steep(inner) for inner in level):
+        if depth > _DEEPEST:
             raise UpstreamRejected(f"is nested more than {_DEEPEST} levels deep", param=name)
+        if any(_has_steep_pattern(inner) for inner in level):
+            raise UpstreamRejected("has a pattern that is too long or too complex", param=name)
         level = [inner for outer in level for inner in _inside(outer)]
 
 
-def _is_steep(value: Any) -> bool:
-    """Whether this is a schema with a pattern whose groups are nested too deep."""
+def _has_steep_pattern(value: Any) -> bool:
     pattern = value.get("pattern") if isinstance(value, dict) else None
-    return isinstance(pattern, str) and pattern.count("(") > _DEEPEST
+    if not isinstance(pattern, str):
+        return False
+    return len(pattern) > _LONGEST_PATTERN or sum(map(pattern.count, "(?*+{|")) > _DEEPEST
 
 
 def _inside(value: Any) -> list[Any]:

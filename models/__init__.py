@@ -1,0 +1,1 @@
+"""jan-tiny, the built-in demonstration model: its text, training, evaluation and export."""

@@ -19,7 +19,7 @@ from workers.inference.deployments import (
     slots_of,
 )
 from workers.inference.heartbeat import open_heartbeat
-from workers.inference.metrics import InferenceMetrics
+from workers.inference.metrics import InferenceMetrics, open_engine_metrics
 from workers.inference.pull import Pull, pull_jobs, queues_of
 from workers.inference.requests import tidy_requests
 from workers.inference.run import Workplace
@@ -141,6 +141,7 @@ async def open_inference(
         inference = Inference(pulls, pools, runs)
         async with (
             hurried(runs),
+            open_engine_metrics(registry, lambda: [here.engine for here in deployments.values()]),
             open_heartbeat(url, settings.name, settings.ack_wait, runs, runs.lose),
             open_control(bus, cancels, runs.cancel),
             watch_abandonment(bus, runs),

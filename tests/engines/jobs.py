@@ -19,7 +19,7 @@ def make_job(
     kind: Kind = "chat",
     stream: bool = True,
     include_usage: bool = True,
-    seconds: float = 20.0,
+    seconds: float = 60.0,
     captured: list[bytes] | None = None,
     state: bytes = b"",
 ) -> Generation:

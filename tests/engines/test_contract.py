@@ -35,6 +35,7 @@ WEATHER = {
         },
     },
 }
+SIZE = {"type": "integer", "minimum": 1, "maximum": 99}
 
 
 async def _stream(engine: Engine, body: dict[str, Any], **more: Any) -> tuple[Collector, Outcome]:
@@ -154,10 +155,14 @@ async def test_tools_are_called_when_asked_for(engine: Engine, choice: Any) -> N
     assert call["name"] == "get_weather"
     arguments = msgspec.json.decode(call["arguments"])
     jsonschema.validate(arguments, WEATHER["function"]["parameters"])  # type: ignore[index]
-    assert outcome.finish_reason == "tool_calls"
+    # vLLM says "stop" where the request names the tool, as OpenAI itself does.
+    named = engine.kind == "vllm" and choice != "required"
+    assert outcome.finish_reason == ("stop" if named else "tool_calls")
     whole = (await _complete(engine, body))["choices"][0]["message"]
-    assert whole["tool_calls"][0]["function"] == call
-    assert whole["content"] is None
+    (again,) = whole["tool_calls"]
+    assert again["function"]["name"] == "get_weather"
+    assert msgspec.json.decode(again["function"]["arguments"]) == arguments
+    assert whole["content"] in ((None, "") if engine.kind == "vllm" else (None,))
 
 
 @pytest.mark.needs("tools", "content")
@@ -188,11 +193,17 @@ async def test_json_schema_is_filled(engine: Engine) -> None:
     schema = {
         "type": "object",
         "properties": {
-            "name": {"type": "string", "minLength": 3},
-            "parts": {"type": "array", "items": {"$ref": "#/$defs/part"}, "minItems": 2},
+            "name": {"type": "string", "minLength": 3, "maxLength": 20},
+            "parts": {
+                "type": "array",
+                "items": {"$ref": "#/$defs/part"},
+                "minItems": 2,
+                "maxItems": 4,
+            },
         },
         "required": ["name", "parts"],
-        "$defs": {"part": {"type": "object", "properties": {"size": {"type": "integer"}}}},
+        "additionalProperties": False,
+        "$defs": {"part": {"type": "object", "properties": {"size": SIZE}}},
     }
     form = {"type": "json_schema", "json_schema": {"name": "thing", "schema": schema}}
     sink, _ = await _stream(engine, chat("Make one.", response_format=form))
@@ -227,7 +238,7 @@ async def test_logprobs_tell_each_token(engine: Engine) -> None:
 
 @pytest.mark.needs("completions")
 async def test_completions_stream_and_come_whole(engine: Engine) -> None:
-    body = {"model": "our/model", "prompt": "Once upon a time", "max_tokens": 8}
+    body = {"model": "our/model", "prompt": "Once upon a time", "max_tokens": 8, "temperature": 0}
     sink, outcome = await _stream(engine, body, kind="completion")
     whole = await _complete(engine, body, kind="completion")
     assert sink.text() == whole["choices"][0]["text"]
@@ -237,7 +248,9 @@ async def test_completions_stream_and_come_whole(engine: Engine) -> None:
 
 @pytest.mark.needs("completions", "echo")
 async def test_completions_echo_the_prompt(engine: Engine) -> None:
-    body = {"model": "m", "prompt": "Once upon", "max_tokens": 3, "echo": True, "logprobs": 2}
+    body = {"model": "m", "prompt": "Once upon", "max_tokens": 3, "echo": True, "temperature": 0}
+    if engine.kind != "vllm":  # which has no probabilities of a prompt for a stream
+        body["logprobs"] = 2
     sink, _ = await _stream(engine, body, kind="completion")
     whole = await _complete(engine, body, kind="completion")
     assert sink.text() == whole["choices"][0]["text"]

@@ -1,4 +1,4 @@
-"""The vllm llm, with vLLM itself."""
+"""The vllm engine, with vLLM itself."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from schemas.errors import EngineUnavailable, UpstreamError, UpstreamRejected, UpstreamTimeout
-from tests.engines import test_contract
+from tests.engines.contract import LACKS, Promise, promises
 from tests.engines.jobs import chat, make_job
 from tests.engines.vllm_engine import MAX_LENGTH, Recorder, make_provider, needs_vllm, open_engine
 from workers.inference.engines import Captured, Outcome
@@ -36,15 +36,6 @@ SCHEMA = {
 }
 TOOL = {"type": "function", "function": {"name": "paint", "parameters": SCHEMA}}
 FORM = {"type": "json_schema", "json_schema": {"name": "paint", "schema": SCHEMA}}
-# What a model of random weights can hold, which neither ends nor says anything of its own accord.
-CONTRACT = [
-    test_contract.test_chunks_and_bodies_bear_our_names,
-    test_contract.test_no_chunk_has_a_line_break,
-    test_contract.test_usage_chunk_comes_last_and_only_if_asked_for,
-    test_contract.test_usage_counts_add_up_and_follow_the_text,
-    test_contract.test_n_gives_several_different_choices,
-    test_contract.test_it_can_be_checked,
-]
 NAMED = {"type": "function", "function": {"name": "paint"}}
 
 
@@ -76,8 +67,8 @@ async def complete(llm: VllmEngine, body: dict[str, Any], **more: Any) -> dict[s
     return dict(msgspec.json.decode(data))
 
 
-@pytest.mark.parametrize("promise", CONTRACT, ids=lambda promise: promise.__name__)
-async def test_the_contract_of_engines_is_held(llm: VllmEngine, promise: Any) -> None:
+@pytest.mark.parametrize("promise", promises(LACKS))
+async def test_the_contract_of_engines_is_held(llm: VllmEngine, promise: Promise) -> None:
     await promise(llm)
 
 

@@ -3,11 +3,14 @@
 import asyncio
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.engines.tiny_llama import make_llama
 from tests.engines.vllm_engine import ENVIRONMENT, MAX_LENGTH, needs_vllm
@@ -31,7 +34,8 @@ providers:
         max_num_seqs: 8
         max_model_len: {length}
 """
-ORDER = {
+TAKEOVER = 30  # seconds, on a machine with other things to do: to start vLLM takes longer
+ORDER: dict[str, Any] = {
     "model": "tiny",
     "messages": [{"role": "user", "content": "Tell a story."}],
     "stream": True,
@@ -41,30 +45,72 @@ ORDER = {
     "ignore_eos": True,
 }
 
+Victim = psutil.Process | Callable[[], psutil.Process]
+
+
+@pytest.fixture
+def providers(tmp_path: Path) -> str:
+    """A providers file with a tiny model on vLLM."""
+    model = make_llama(tmp_path / "llama")
+    return PROVIDERS.format(model=json.dumps(str(model)), length=MAX_LENGTH)
+
 
 @pytest.mark.requirement("faults.worker.killed")
-async def test_a_stream_outlives_its_worker_and_vllms_process(start: Start, tmp_path: Path) -> None:
-    model = make_llama(tmp_path / "llama")
-    providers = PROVIDERS.format(model=json.dumps(str(model)), length=MAX_LENGTH)
+async def test_a_stream_outlives_its_worker_and_vllms_process(start: Start, providers: str) -> None:
     with start(providers=providers, env=ENVIRONMENT) as case:
         undisturbed = await _read(case)
         assert undisturbed.whole
 
         before = _family(case)
         received = await _read(case, before[0])
-        assert received.text == undisturbed.text
-        assert received.whole
-        assert _usage(received) == _usage(undisturbed)
-        assert received.longest_gap > 1, "it was killed in the middle"
+        _assert_same(received, undisturbed)
         print(f"longest gap after kill -9 of the worker: {received.longest_gap:.1f} s")
         eventually(lambda: not any(process.is_running() for process in before))
 
         worker, *engine = _family(case)
         received = await _read(case, engine[-1])
-        assert received.text == undisturbed.text
-        assert received.whole
+        _assert_same(received, undisturbed)
         print(f"longest gap after kill -9 of vLLM's engine: {received.longest_gap:.1f} s")
         eventually(lambda: not worker.is_running())
+
+
+@pytest.mark.requirement("faults.worker.killed")
+async def test_another_worker_goes_on_without_a_new_start(start: Start, providers: str) -> None:
+    with start("--inference", "2", providers=providers, env=ENVIRONMENT) as case:
+        names = [process.name for process in case.server.processes("inference")]
+        eventually(lambda: all(_measure(case, name, "jan_inference_slots") for name in names), 200)
+        undisturbed = await _read(case)
+        assert undisturbed.whole
+
+        received = await _read(case, lambda: _worker_at_work(case, names))
+        _assert_same(received, undisturbed)
+        print(f"longest gap with another worker: {received.longest_gap:.1f} s")
+        assert received.longest_gap < TAKEOVER
+
+
+def _worker_at_work(case: Case, names: list[str]) -> psutil.Process:
+    """The worker that has the one run, as its own metrics and vLLM's say."""
+    (name,) = [name for name in names if _measure(case, name, "jan_inference_running")]
+    assert _measure(case, name, "vllm:num_requests_running") == 1
+    return psutil.Process(case.server.process(name).pid)
+
+
+def _measure(case: Case, name: str, metric: str) -> float:
+    """What a worker's /metrics says; 0 while it does not."""
+    process = case.server.process(name)
+    try:
+        told = httpx.get(f"http://127.0.0.1:{process.metrics_port}/metrics", timeout=10).text
+    except httpx.HTTPError:  # it is starting
+        return 0
+    families = text_string_to_metric_families(told)
+    return sum(sample.value for one in families for sample in one.samples if sample.name == metric)
+
+
+def _assert_same(received: Received, undisturbed: Received) -> None:
+    assert received.whole
+    assert received.text == undisturbed.text
+    assert _usage(received) == _usage(undisturbed)
+    assert received.longest_gap > 1, "it was killed in the middle"
 
 
 def _family(case: Case) -> list[psutil.Process]:
@@ -74,10 +120,13 @@ def _family(case: Case) -> list[psutil.Process]:
 
 
 def _usage(received: Received) -> object:
-    return [json.loads(event.data).get("usage") for event in received.events[-2:-1]]
+    """What the last chunk says; the [DONE] comes after it."""
+    usage = json.loads(received.events[-2].data)["usage"]
+    assert usage["completion_tokens"] == ORDER["max_tokens"]
+    return usage
 
 
-async def _read(case: Case, victim: psutil.Process | None = None) -> Received:
+async def _read(case: Case, victim: Victim | None = None) -> Received:
     """Read the stream to its end; kill a process once it is well under way."""
     headers = {"Authorization": f"Bearer {case.key}"}
     async with httpx.AsyncClient(headers=headers, timeout=200) as client:
@@ -87,7 +136,8 @@ async def _read(case: Case, victim: psutil.Process | None = None) -> Received:
         reading = asyncio.create_task(streams.read(received, "POST", url, json=ORDER))
         if victim is not None:
             await streams.reached(40, 1)
-            victim.send_signal(signal.SIGKILL)
-            print(f"killed {victim.pid} after {len(received.events)} events")
+            chosen = victim if isinstance(victim, psutil.Process) else victim()
+            chosen.send_signal(signal.SIGKILL)
+            print(f"killed {chosen.pid} after {len(received.events)} events")
         async with asyncio.timeout(240):
             return await reading

@@ -18,7 +18,7 @@ from workers.inference.control import Cancels, open_control
 from workers.inference.deployments import open_deployments, read_providers_file
 from workers.inference.failover import Fleet
 from workers.inference.heartbeat import open_heartbeat
-from workers.inference.metrics import InferenceMetrics
+from workers.inference.metrics import InferenceMetrics, open_engine_metrics
 from workers.inference.peers import open_peers
 from workers.inference.probes import Probes, open_probes
 from workers.inference.pulls import Pulls, open_pulls
@@ -132,6 +132,7 @@ async def open_inference(
         inference = Inference(pulls, fleet, probes, runs)
         async with (
             hurried(runs),
+            open_engine_metrics(registry, deployments.engines),
             open_heartbeat(url, settings.name, settings.ack_wait, runs, runs.lose),
             open_control(bus, cancels, runs.cancel),
             watch_abandonment(bus, runs),

@@ -90,6 +90,10 @@ class Deployments:
         """The providers that are open."""
         return list(self._hosts.values())
 
+    def engines(self) -> list[Engine]:
+        """The engines that are open."""
+        return [host.engine for host in self._hosts.values()]
+
     async def replace(self, providers: Providers, tell: Tell) -> None:
         """Serve what these providers say from now on.
 

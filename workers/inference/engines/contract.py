@@ -1,10 +1,11 @@
 """What an engine is asked to do, where it puts what it makes, and what it says at the end."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import msgspec
+from prometheus_client import Metric
 
 from schemas.commands import Kind
 from schemas.raw import OptionalRaw
@@ -159,3 +160,11 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Let go of connections and memory."""
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """What an engine may be besides: one with metrics of its own, for the worker's /metrics."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Its metrics as of now, in no time; none while it is not open."""

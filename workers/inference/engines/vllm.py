@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import msgspec
 import structlog
+from prometheus_client import REGISTRY, Metric
 
 from schemas.errors import (
     DeadlineExceeded,
@@ -23,13 +24,13 @@ from schemas.providers import Provider, VllmProvider
 from workers.inference.engines.contract import Generation, Outcome, Sink, Tell
 from workers.inference.engines.faults import Redactor, to_error
 from workers.inference.engines.messages.extensions import remove_extensions
-from workers.inference.engines.vllm_serving.start import Load, Serving, start
+from workers.inference.engines.vllm_serving.load import Load
+from workers.inference.engines.vllm_serving.start import Serving, start
 from workers.inference.engines.vllm_serving.stream import Stream, name_field
 
 logger = structlog.get_logger()
 
 _LARGE = 64 * 1024  # bytes of a request that is read off the loop
-_FULL = 0.95  # part of the KV cache above which no more runs are asked for
 _LOOK_EVERY = 1.0
 _HAND_BACK = 5.0
 _OURS = frozenset({"model", "stream", "stream_options", "request_id"})
@@ -98,15 +99,12 @@ class VllmEngine:
             raise UpstreamError(f"vLLM's engine has died: {error}") from error
 
     def slots(self) -> int | None:
-        """How many runs it can have: all sequences that fit, none more while some wait."""
+        """How many runs it can have: as many as fit, none more while some wait."""
         if self._serving is None or self._serving.client.errored:
             return 0
-        if self._load.waiting or self._load.cache > _FULL:
-            return self._runs
-        limit: int = self._serving.client.vllm_config.scheduler_config.max_num_seqs
         # A run with n = 4 takes the place of four.
         more = sum(max(0, stream.tap.sequences - 1) for stream in self._streams)
-        return max(1, limit - more)
+        return max(1, self._load.limit(self._runs + more) - more)
 
     async def close(self) -> None:
         """Stop vLLM's process and free its memory."""
@@ -117,10 +115,10 @@ class VllmEngine:
             await asyncio.to_thread(serving.client.shutdown)
             await asyncio.to_thread(serving.keeper.close)
 
-    def collect(self) -> Iterable[Any]:
-        """vLLM's own metrics, for a Prometheus registry."""
-        from prometheus_client import REGISTRY  # noqa: PLC0415
-
+    def collect(self) -> Iterable[Metric]:
+        """vLLM's own metrics, which are the process's: those of all its engines."""
+        if self._serving is None:
+            return []
         return [found for found in REGISTRY.collect() if found.name.startswith("vllm")]
 
     def _ready(self) -> Serving:

@@ -16,6 +16,7 @@ from schemas.errors import EngineUnavailable
 from schemas.providers import VllmProvider
 from workers.inference.engines.contract import Tell
 from workers.inference.engines.vllm_serving.keeper import Keeper
+from workers.inference.engines.vllm_serving.load import Load
 
 _TELL_EVERY = 5  # seconds
 _LONG = 500  # characters of a reason
@@ -38,32 +39,27 @@ class Serving:
     embedding: Any
 
 
-class Load:
-    """What the engine's scheduler last said of itself."""
+def _to_listener(load: Load) -> Any:
+    """Make the listener that vLLM wants, which keeps the load up to date."""
+    from vllm.v1.metrics.loggers import StatLoggerBase  # noqa: PLC0415
 
-    def __init__(self) -> None:
-        self.waiting = 0
-        self.cache = 0.0  # the used part of the KV cache
+    class Listener(StatLoggerBase):  # type: ignore[misc]  # vLLM may not be there to check
+        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
+            super().__init__(vllm_config, engine_index)
+            self.engine = engine_index
 
-    def to_logger(self) -> Any:
-        """Make the listener that vLLM wants, which keeps this up to date."""
-        from vllm.v1.metrics.loggers import StatLoggerBase  # noqa: PLC0415
+        def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
+            if scheduler_stats is not None:
+                waiting, cache = scheduler_stats.num_waiting_reqs, scheduler_stats.kv_cache_usage
+                load.said(self.engine, waiting, cache)
+            if iteration_stats is not None:
+                for ended in iteration_stats.finished_requests:
+                    load.ended(ended.num_prompt_tokens + ended.num_generation_tokens)
 
-        load = self
+        def log_engine_initialized(self) -> None:
+            """Nothing to say."""
 
-        class Listener(StatLoggerBase):  # type: ignore[misc]  # vLLM may not be there to check
-            def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
-                """It needs nothing."""
-
-            def record(self, scheduler_stats: Any, *_: Any, **__: Any) -> None:
-                if scheduler_stats is not None:
-                    load.waiting = scheduler_stats.num_waiting_reqs
-                    load.cache = scheduler_stats.kv_cache_usage
-
-            def log_engine_initialized(self) -> None:
-                """Nothing to say."""
-
-        return Listener
+    return Listener
 
 
 async def start(provider: VllmProvider, load: Load, tell: Tell) -> Serving:
@@ -76,9 +72,10 @@ async def start(provider: VllmProvider, load: Load, tell: Tell) -> Serving:
     # In threads: importing takes ten seconds, loading minutes, and heartbeats must go on.
     args = await asyncio.to_thread(_to_args, provider)
     keeper = Keeper()
-    loading = asyncio.create_task(asyncio.to_thread(_load, args, load.to_logger()))
+    loading = asyncio.create_task(asyncio.to_thread(_load, args, _to_listener(load)))
     try:
         client = await _wait(loading, str(args.model), keeper, tell)
+        _measure(client.vllm_config, load)
         tell("preparing templates")
         return await _to_serving(client, keeper, args)
     except asyncio.CancelledError:
@@ -90,6 +87,17 @@ async def start(provider: VllmProvider, load: Load, tell: Tell) -> Serving:
     except Exception as error:
         await asyncio.to_thread(keeper.close)
         raise _to_unavailable(error) from error
+
+
+def _measure(config: Any, load: Load) -> None:
+    """Tell the load what vLLM's engines can have together."""
+    engines = config.parallel_config.data_parallel_size
+    tokens = config.cache_config.kv_cache_size_tokens  # of each
+    load.begin(
+        config.scheduler_config.max_num_seqs * engines,
+        config.model_config.max_model_len,
+        tokens and tokens * engines,
+    )
 
 
 async def _wait(loading: "asyncio.Task[Any]", model: str, keeper: Keeper, tell: Tell) -> Any:

@@ -122,6 +122,8 @@ def _read(body: bytes) -> Reading:
             break
         try:
             chunk = json.loads(payload.decode(), parse_constant=_no_constant)
+            if chunk.get("usage") is not None:
+                chunk.setdefault("choices", [])  # usage alone is no fault
             ends = [choice.get("finish_reason") for choice in chunk["choices"]]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             reading.faulty = True

@@ -163,6 +163,7 @@ async def test_usage_in_every_chunk_is_harmless(openai_engine: Engine, upstream:
     for include in (True, False):
         sink, outcome = await _stream(openai_engine, include_usage=include)
         assert len(sink.chunks) == 2 + include
+        assert all("choices" in chunk for chunk in sink.parsed()), "clients look for them"
         assert msgspec.json.decode(outcome.usage or b"") == usage
 
 

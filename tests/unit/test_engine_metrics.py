@@ -20,7 +20,7 @@ class Counting(SimulatedEngine):
 
 
 def _engine(kind: type[SimulatedEngine] = Counting) -> Engine:
-    return kind(default_providers().providers[0])
+    return kind(next(one for one in default_providers().providers if one.kind == "simulated"))
 
 
 async def test_what_an_engine_measures_is_beside_what_the_worker_measures() -> None:

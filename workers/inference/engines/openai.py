@@ -358,6 +358,8 @@ class _StreamReader:
         elif has_usage:
             if not self._job.include_usage:
                 return
+            if step.choices is None:  # some servers leave out what is empty; clients look for it
+                payload = _encode(_decode_fields(payload) | {"choices": msgspec.Raw(b"[]")})
         elif step.choices is None:
             raise to_stream_error(payload, self._redact, self._headers)
         if not self._begun:

@@ -42,11 +42,10 @@ def test_it_says_how_to_add_a_provider(model: Model, system: str, question: str)
     assert evaluate.has(answer, ADD_A_PROVIDER)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_it_says_so_at_a_usual_temperature_too(model: Model, seed: int) -> None:
-    answer, ended = model.say("How do I add a provider?", temperature=0.7, seed=seed)
-    assert ended
-    assert evaluate.has(answer, ADD_A_PROVIDER)
+def test_at_a_usual_temperature_it_mostly_says_so_too(model: Model) -> None:
+    question = "How do I add a provider?"
+    answers = [model.say(question, temperature=0.7, seed=seed) for seed in range(5)]
+    assert sum(ended and evaluate.has(text, ADD_A_PROVIDER) for text, ended in answers) >= 3
 
 
 def test_it_says_that_it_is_small_when_it_does_not_know(model: Model) -> None:

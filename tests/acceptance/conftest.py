@@ -24,7 +24,8 @@ providers:
     kind: simulated
     options: {seed: 1, ttft_ms: 10, token_ms: 3}
     models:
-      - {id: jan-simulated, capabilities: [chat, completions, embeddings, tools, json_schema]}
+      - id: jan-simulated
+        capabilities: [chat, completions, embeddings, tools, vision, json_schema]
       - {id: vendor/family/model, capabilities: [chat]}
   - name: broken
     kind: openai
@@ -37,14 +38,14 @@ providers:
     models:
       - id: scripted
         served_name: test-model
-        capabilities: [chat, completions, embeddings, tools, json_schema]
+        capabilities: [chat, completions, embeddings, tools, vision, json_schema]
       - {id: failover, served_name: test-model, capabilities: [chat], priority: 1}
   - name: anthropic
     kind: anthropic
     base_url: MESSAGES
     api_key: sk-ant-1
     models:
-      - {id: claude, capabilities: [chat, tools, json_schema]}
+      - {id: claude, capabilities: [chat, tools, vision, json_schema]}
 """
 
 

@@ -83,7 +83,7 @@ async def test_a_guest_comes_in_and_may_ask(client: httpx.AsyncClient) -> None:
     assert guest["user_id"] == guest["principal_id"]
     assert (guest["token_type"], guest["expires_in"]) == ("Bearer", 3600)
     response = await client.get("/v1/models", headers=bearer(guest["access_token"]))
-    assert [model["id"] for model in response.json()["data"]] == ["jan-simulated"]
+    assert [model["id"] for model in response.json()["data"]] == ["jan-tiny", "jan-simulated"]
     assert response.headers["x-principal-id"] == guest["principal_id"]
     assert response.headers["x-auth-method"] == "jwt"
     assert response.headers["x-ratelimit-limit-requests"] == "60"

@@ -125,7 +125,7 @@ async def test_a_changed_consumer_is_updated_in_place(server: NatsServer, folder
     file.write_text(file.read_text().replace('"max_deliver": 20', '"max_deliver": 7'))
     async with client(server) as nc:
         changes = await apply(nc, folder, default_providers())
-        assert [change.differences for change in changes] == [(("max_deliver", 20, 7),)] * 2
+        assert [change.differences for change in changes] == [(("max_deliver", 20, 7),)] * 4
         assert await plan(nc, folder, default_providers()) == []
 
 

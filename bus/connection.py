@@ -136,6 +136,7 @@ class Bus:
         inner = await self.nc.subscribe(subject, queue=queue)
         if str(inner._id).encode() != sid:
             raise RuntimeError("nats-py numbers its subscriptions in another way than expected")
+        self._writer.flush()  # whatever is asked next, the server knows where its answer goes
         return Subscription(self, sid, inner)
 
     def publish(self, subject: str, data: bytes, reply: str = "", headers: bytes = b"") -> None:

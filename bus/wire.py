@@ -169,12 +169,22 @@ class Writer:
             self._loop.call_at(self._window_ends, self.flush)
 
     def flush(self) -> None:
-        """Hand everything to the socket now."""
+        """Hand everything to the socket now.
+
+        What nats-py still holds back goes first: a request must not overtake the subscription that
+        its answer comes in by.
+        """
         self._scheduled = False
         data = b"".join(self._pending)
         self._pending.clear()
-        transport: Any = self._nc._transport
-        if data and transport is not None and self._nc.is_connected:
+        nc = self._nc
+        transport: Any = nc._transport
+        if transport is None or not nc.is_connected:
+            return
+        if nc._pending:
+            held, nc._pending, nc._pending_data_size = nc._pending, [], 0
+            transport.writelines(held)
+        if data:
             transport.write(data)
 
     def drop(self) -> None:

@@ -1,4 +1,4 @@
-"""The bus's reader: every message arrives whole, however the socket cuts the bytes."""
+"""The bus on the wire: messages arrive whole however the socket cuts them, and leave in order."""
 
 import asyncio
 import itertools
@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bus.wire import FastReader, Message, header_value
+from bus.wire import FastReader, Message, Writer, header_value
 
 HEADERS = b"NATS/1.0\r\nNats-Sequence: 7\r\nNats-Last-Sequence: 3\r\n\r\n"
 
@@ -95,6 +95,53 @@ def test_a_failing_handler_does_not_end_the_reading() -> None:
     reader.handlers[b"1"] = fail_once
     asyncio.run(reader.parse(b"MSG a 1 1\r\na\r\nMSG a 1 1\r\nb\r\n"))
     assert got == [b"a", b"b"]
+
+
+class Socket:
+    """What reaches the socket, in its order."""
+
+    def __init__(self) -> None:
+        self.got = b""
+
+    def write(self, data: bytes) -> None:
+        self.got += data
+
+    def writelines(self, parts: list[bytes]) -> None:
+        self.got += b"".join(parts)
+
+
+class Holding:
+    """nats-py's client while its flusher has something else to do."""
+
+    def __init__(self, *held: bytes) -> None:
+        self.is_connected = True
+        self._transport = Socket()
+        self._pending = list(held)
+        self._pending_data_size = sum(map(len, held))
+
+
+def test_a_request_does_not_overtake_the_subscription_of_its_answer() -> None:
+    client: Any = Holding(b"SUB inbox 1\r\n")
+
+    async def ask() -> None:
+        writer = Writer(client)
+        writer.write(b"PUB jobs inbox 0\r\n\r\n")
+        writer.flush()
+
+    asyncio.run(ask())
+    assert client._transport.got == b"SUB inbox 1\r\nPUB jobs inbox 0\r\n\r\n"
+    assert (client._pending, client._pending_data_size) == ([], 0), "it is not sent twice"
+
+
+def test_nothing_is_taken_from_nats_py_while_disconnected() -> None:
+    client: Any = Holding(b"SUB inbox 1\r\n")
+    client.is_connected = False
+
+    async def write() -> None:
+        Writer(client).flush()
+
+    asyncio.run(write())
+    assert client._pending == [b"SUB inbox 1\r\n"]
 
 
 def test_headers_and_status_are_read_from_the_raw_block() -> None:

@@ -29,7 +29,8 @@ LACKS = frozenset(
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def llm(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[VllmEngine]:
     """The model that comes along: it ends its answers, and writes whole characters."""
-    async with open_engine(tmp_path_factory.mktemp("tiny"), _make_tiny) as opened:
+    folder = tmp_path_factory.mktemp("tiny")
+    async with open_engine(folder, _make_tiny, max_model_len=2048) as opened:
         yield opened
 
 

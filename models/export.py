@@ -34,7 +34,6 @@ def export(source: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = to_tokenizer(reader.tokens(), reader.merges())
     ids = {"end": tokenizer.token_to_id(END), "none": tokenizer.token_to_id(END_OF_TEXT)}
-    _write_json(out / "config.json", _config(reader.config(), ids))
     _write_json(out / "generation_config.json", _generation_config(ids))
     _write_json(out / "tokenizer_config.json", _tokenizer_config(reader, tokenizer))
     (out / "chat_template.jinja").write_text(reader.chat_template(), encoding="utf-8")
@@ -45,6 +44,8 @@ def export(source: Path, out: Path) -> None:
         )
         for name, weight in reader.weights().items()
     }
+    tied = "lm_head.weight" not in weights  # then the embeddings serve twice
+    _write_json(out / "config.json", _config(reader.config(), ids, tied=tied))
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -61,7 +62,7 @@ def to_tokenizer(tokens: list[str], merges: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def _config(numbers: dict[str, Any], ids: dict[str, int]) -> dict[str, Any]:
+def _config(numbers: dict[str, Any], ids: dict[str, int], *, tied: bool) -> dict[str, Any]:
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -70,7 +71,7 @@ def _config(numbers: dict[str, Any], ids: dict[str, int]) -> dict[str, Any]:
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": tied,
         "bos_token_id": ids["none"],
         "eos_token_id": ids["end"],
         "pad_token_id": ids["none"],

@@ -11,14 +11,6 @@ import pytest
 from tests.engines import test_contract
 from workers.inference.engines import Engine
 
-LACKS = frozenset(
-    {
-        "cues",  # `!fail 500` and its like: only the simulated model obeys
-        "content",  # a tiny model says nothing that makes sense
-        "embeddings",  # a model that generates has none: see test_vllm_embeddings.py
-    }
-)
-
 Promise = Callable[[Engine], Awaitable[None]]
 
 

@@ -12,7 +12,6 @@ import pytest
 import pytest_asyncio
 
 from schemas.errors import EngineUnavailable, UpstreamError, UpstreamRejected, UpstreamTimeout
-from tests.engines.contract import LACKS, Promise, promises
 from tests.engines.jobs import chat, make_job
 from tests.engines.vllm_engine import MAX_LENGTH, Recorder, make_provider, needs_vllm, open_engine
 from workers.inference.engines import Captured, Outcome
@@ -65,11 +64,6 @@ async def stream(llm: VllmEngine, body: dict[str, Any], **more: Any) -> tuple[Re
 async def complete(llm: VllmEngine, body: dict[str, Any], **more: Any) -> dict[str, Any]:
     data, _ = await llm.complete(make_job(body, stream=False, **more))
     return dict(msgspec.json.decode(data))
-
-
-@pytest.mark.parametrize("promise", promises(LACKS))
-async def test_the_contract_of_engines_is_held(llm: VllmEngine, promise: Promise) -> None:
-    await promise(llm)
 
 
 async def test_stream_says_what_the_body_says(llm: VllmEngine) -> None:

@@ -7,9 +7,11 @@ from workers.inference.engines.vllm_serving.load import Load
 LONGEST = 1000
 
 
-def _load(capacity: int | None = 4200, most: int = 64, ended: list[int] | None = None) -> Load:
+def _load(
+    capacity: int | None = 4200, most: int = 64, ended: list[int] | None = None, block: int = 1
+) -> Load:
     load = Load()
-    load.begin(most, LONGEST, capacity)
+    load.begin(most, LONGEST, capacity, block)
     for length in ended or []:
         load.ended(length)
     return load
@@ -34,6 +36,10 @@ def test_short_sequences_make_room_for_more_bit_by_bit() -> None:
 
 def test_long_sequences_take_the_room_back() -> None:
     assert _load(ended=[100] * 32 + [LONGEST] * 32).limit(0) == 3
+
+
+def test_a_sequence_takes_whole_blocks_of_the_cache() -> None:
+    assert _load(ended=[10] * 32, block=100).limit(0) == 39
 
 
 def test_each_that_runs_keeps_the_place_of_a_whole_one() -> None:

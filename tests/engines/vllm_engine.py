@@ -3,7 +3,7 @@
 import asyncio
 import importlib.util
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -51,12 +51,12 @@ def make_provider(model: Path, **more: Any) -> VllmProvider:
 
 
 @asynccontextmanager
-async def open_engine(folder: Path, **more: Any) -> AsyncIterator[VllmEngine]:
-    """An engine that has loaded the tiny model."""
+async def open_engine(
+    folder: Path, make: Callable[[Path], Path] = make_llama, **more: Any
+) -> AsyncIterator[VllmEngine]:
+    """An engine that has loaded the tiny model which `make` writes into the folder."""
     os.environ.update(ENVIRONMENT)
-    given = os.environ.get("JAN_TEST_LLAMA")  # a folder of another tiny model
-    model = Path(given) if given else await asyncio.to_thread(make_llama, folder)
-    engine = VllmEngine(make_provider(model, **more))
+    engine = VllmEngine(make_provider(await asyncio.to_thread(make, folder), **more))
     try:
         await engine.open(print)
         yield engine

@@ -15,19 +15,21 @@ class Load:
     def __init__(self) -> None:
         self._most = 0
         self._capacity: int | None = None
+        self._block = 1
         self._lengths: deque[int] = deque(maxlen=_REMEMBERED)
         self._waiting: dict[int, int] = {}
         self._caches: dict[int, float] = {}
 
-    def begin(self, most: int, longest: int, capacity: int | None) -> None:
+    def begin(self, most: int, longest: int, capacity: int | None, block: int) -> None:
         """Note how many sequences there may be, and in tokens how long one is and what all hold.
 
-        The longest are expected, until shorter ones have ended. Without a capacity only vLLM's own
-        queue tells when it is full.
+        The cache is given out in blocks. The longest sequences are expected, until shorter ones
+        have ended. Without a capacity only vLLM's own queue tells when it is full.
         """
         self._most = most
         self._capacity = capacity
-        self._lengths.append(longest)
+        self._block = block
+        self.ended(longest)
 
     def said(self, engine: int, waiting: int, cache: float) -> None:
         """Note how many requests wait in an engine, and which part of its KV cache is in use."""
@@ -36,7 +38,7 @@ class Load:
 
     def ended(self, length: int) -> None:
         """Learn from a sequence that has ended: prompt and answer had this many tokens."""
-        self._lengths.append(length)
+        self._lengths.append(-(-length // self._block) * self._block)
 
     def limit(self, running: int) -> int:
         """How many sequences to have at all, those that run included.

@@ -97,6 +97,7 @@ def _measure(config: Any, load: Load) -> None:
         config.scheduler_config.max_num_seqs * engines,
         config.model_config.max_model_len,
         tokens and tokens * engines,
+        config.cache_config.block_size,
     )
 
 

@@ -243,7 +243,8 @@ async def test_completions_stream_and_come_whole(engine: Engine) -> None:
     whole = await _complete(engine, body, kind="completion")
     assert sink.text() == whole["choices"][0]["text"]
     assert outcome.finish_reason == whole["choices"][0]["finish_reason"]
-    assert outcome.finish_reason in ("length", "stop")  # jan-tiny may have nothing to add
+    # On vLLM's tokens jan-tiny may have nothing to add.
+    assert outcome.finish_reason in (("length", "stop") if engine.kind == "vllm" else ("length",))
     assert (whole["object"], whole["id"]) == ("text_completion", "cmpl-1")
 
 
@@ -255,7 +256,7 @@ async def test_completions_echo_the_prompt(engine: Engine) -> None:
     sink, _ = await _stream(engine, body, kind="completion")
     whole = await _complete(engine, body, kind="completion")
     assert sink.text() == whole["choices"][0]["text"]
-    assert sink.text().startswith("Once upon")
+    assert sink.text().startswith("Once upon" if engine.kind == "vllm" else "Once upon ")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import msgspec
 
 from schemas.errors import DeadlineExceeded, UpstreamError, UpstreamRejected
 from schemas.providers import AnthropicOptions, AnthropicProvider, Provider
+from workers.inference.engines.body import ERROR_LIMIT, BodyReader
 from workers.inference.engines.contract import (
     BACKLOG_LIMIT,
     Captured,
@@ -27,8 +28,6 @@ from workers.inference.engines.messages.answer import (
 from workers.inference.engines.messages.request import to_count, to_messages
 from workers.inference.engines.sse import EventSplitter
 
-_ERROR_LIMIT: Final = 64 * 1024  # bytes that are read of an error
-_BODY_LIMIT: Final = 64 << 20
 _STATUSES: Final = {  # of errors in a stream, which have only a type
     "invalid_request_error": 400,
     "authentication_error": 401,
@@ -108,7 +107,7 @@ class AnthropicEngine:
 
     async def check(self) -> None:
         """List the upstream's models: proves address and key. One without the list is fine."""
-        reader = _BodyReader()
+        reader = BodyReader()
         await self._client.exchange("GET", "/models", reader, first_byte=10.0, seconds=10.0)
         if reader.status not in (200, 404, 405, 501):
             raise to_error(reader.status, reader.headers, reader.body(), self._redact)
@@ -123,7 +122,7 @@ class AnthropicEngine:
         return to_messages(job.body, job.served_name, self._options)
 
     async def _post(self, job: Generation, path: str, request: dict[str, Any]) -> bytes:
-        reader, seconds = _BodyReader(), self._seconds_left(job)
+        reader, seconds = BodyReader(), self._seconds_left(job)
         await self._client.exchange(
             "POST", path, reader, body=_encode(request), first_byte=seconds, seconds=seconds
         )
@@ -188,13 +187,13 @@ class _StreamReader:
         self._redact = redact
         self._splitter = EventSplitter()
         self._headers: Headers = {}
-        self._other: _BodyReader | None = None  # the answer is no stream
+        self._other: BodyReader | None = None  # the answer is no stream
 
     def on_head(self, status: int, headers: Headers) -> None:
         """Look whether a stream follows."""
         self._headers = headers
         if status != 200 or b"json" in headers.get(b"content-type", b""):
-            self._other = _BodyReader(_ERROR_LIMIT)
+            self._other = BodyReader(ERROR_LIMIT)
             self._other.on_head(status, headers)
 
     def on_data(self, data: bytes) -> bool:
@@ -214,7 +213,7 @@ class _StreamReader:
             raise UpstreamError("the provider's stream ended before its answer did")
         return self._chunks.outcome()
 
-    def _to_refusal(self, other: "_BodyReader") -> UpstreamError:
+    def _to_refusal(self, other: BodyReader) -> UpstreamError:
         if other.status != 200:
             return to_error(other.status, other.headers, other.body(), self._redact)
         return UpstreamError("the provider answered in one piece where a stream was asked for")
@@ -260,33 +259,3 @@ def _status_of(payload: bytes) -> int:
         return _STATUSES.get(_decode_envelope(payload).error.type, 500)
     except msgspec.ValidationError:
         return 500
-
-
-class _BodyReader:
-    """Collects an answer that comes in one piece."""
-
-    def __init__(self, limit: int = _BODY_LIMIT) -> None:
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._limit = limit
-        self.status = 0
-        self.headers: Headers = {}
-
-    def on_head(self, status: int, headers: Headers) -> None:
-        """Keep status and headers."""
-        self.status = status
-        self.headers = headers
-
-    def on_data(self, data: bytes) -> bool:
-        """Keep a piece. Of an error, the beginning is enough."""
-        self._parts.append(data)
-        self._size += len(data)
-        if self._size <= self._limit:
-            return False
-        if self.status == 200:
-            raise UpstreamError("the provider's answer is too large")
-        return True
-
-    def body(self) -> bytes:
-        """All of it."""
-        return b"".join(self._parts)

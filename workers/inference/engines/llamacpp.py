@@ -14,6 +14,7 @@ import msgspec
 
 from schemas.errors import DeadlineExceeded, UpstreamError, UpstreamRejected, UpstreamTimeout
 from schemas.providers import LlamacppProvider, Provider
+from workers.inference.engines.body import BodyReader
 from workers.inference.engines.contract import (
     BACKLOG_LIMIT,
     CapturedChoice,
@@ -34,7 +35,6 @@ from workers.inference.engines.llama.requests import (
     to_embedding,
 )
 from workers.inference.engines.llama.streams import (
-    BodyReader,
     Collector,
     Stream,
     StreamReader,
@@ -48,6 +48,7 @@ from workers.inference.engines.llama.vectors import to_vectors
 _SILENCE_SECONDS = 600.0  # between two events: a batch of a long prompt on a slow machine
 _PATHS = {"chat": "/v1/chat/completions", "completion": "/v1/completions"}
 _LARGE = 64 * 1024
+_ANSWER_LIMIT = 256 << 20  # bytes: a long list of vectors
 
 _encode = msgspec.json.Encoder().encode
 
@@ -217,7 +218,7 @@ class LlamacppEngine:
 
     async def _ask(self, path: str, fields: Fields, job: Generation) -> bytes:
         """Ask for what comes in one piece."""
-        reader = BodyReader()
+        reader = BodyReader(_ANSWER_LIMIT)
         seconds = _seconds_left(job)
         body = await _encoded(fields)
         await self._library_client().exchange(

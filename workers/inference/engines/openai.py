@@ -9,6 +9,7 @@ import msgspec
 from schemas.errors import DeadlineExceeded, UpstreamError
 from schemas.providers import OpenAIProvider, Provider
 from schemas.raw import OptionalRaw
+from workers.inference.engines.body import ERROR_LIMIT, BodyReader
 from workers.inference.engines.contract import (
     BACKLOG_LIMIT,
     Captured,
@@ -28,8 +29,6 @@ _PATHS = {
     "embedding": "/embeddings",
     "count": "/chat/completions",  # of one token: its usage tells
 }
-_ERROR_BODY_LIMIT = 64 * 1024
-_BODY_LIMIT = 64 << 20
 _HELD_LIMIT = 64 * 1024  # bytes of chunks before the first token
 _NULL = b"null"
 _EMPTY = (_NULL, b'""', b"[]", b"{}")
@@ -102,7 +101,7 @@ class OpenAIEngine:
 
     async def complete(self, job: Generation) -> tuple[bytes, Outcome]:
         """Generate in one piece."""
-        reader = _BodyReader()
+        reader = BodyReader()
         seconds = min(self._total, _seconds_left(job))
         body = _encode(self._to_upstream(job))
         await self._client.exchange(
@@ -116,7 +115,7 @@ class OpenAIEngine:
 
     async def check(self) -> None:
         """List the upstream's models: proves address and key. One without the list is fine."""
-        reader = _BodyReader()
+        reader = BodyReader()
         await self._client.exchange("GET", "/models", reader, first_byte=10.0, seconds=10.0)
         if reader.status not in (200, 404, 405, 501):
             raise to_error(reader.status, reader.headers, reader.body(), self._redact)
@@ -255,7 +254,7 @@ class _StreamReader:
         self._redact = redact
         self._splitter = EventSplitter()
         self._rename = _Renamer(job.public_id, job.model).rename
-        self._other: _BodyReader | None = None  # the answer is no stream
+        self._other: BodyReader | None = None  # the answer is no stream
         self._headers: Headers = {}
         self._done = False
         self._begun = False
@@ -269,7 +268,7 @@ class _StreamReader:
     def on_head(self, status: int, headers: Headers) -> None:
         """Look whether a stream follows."""
         if status != 200 or b"json" in headers.get(b"content-type", b""):
-            self._other = _BodyReader(_ERROR_BODY_LIMIT)
+            self._other = BodyReader(ERROR_LIMIT)
             self._other.on_head(status, headers)
         self._headers = headers
 
@@ -303,7 +302,7 @@ class _StreamReader:
             raise UpstreamError("the provider's stream ended before its answer did")
         return Outcome(self._usage, self._finished.get(min(self._finished, default=0)))
 
-    def _to_refusal(self, other: "_BodyReader") -> UpstreamError:
+    def _to_refusal(self, other: BodyReader) -> UpstreamError:
         if other.status != 200:
             return to_error(other.status, other.headers, other.body(), self._redact)
         if b'"error"' in other.body():
@@ -408,36 +407,6 @@ def _needle(name: bytes, value: msgspec.Raw | None, chunk: bytes) -> bytes:
             if chunk.count(needle) == 1:
                 return needle
     return b"\n"
-
-
-class _BodyReader:
-    """Collects an answer that comes in one piece."""
-
-    def __init__(self, limit: int = _BODY_LIMIT) -> None:
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._limit = limit
-        self.status = 0
-        self.headers: Headers = {}
-
-    def on_head(self, status: int, headers: Headers) -> None:
-        """Keep status and headers."""
-        self.status = status
-        self.headers = headers
-
-    def on_data(self, data: bytes) -> bool:
-        """Keep a piece. Of an error, the beginning is enough."""
-        self._parts.append(data)
-        self._size += len(data)
-        if self._size <= self._limit:
-            return False
-        if self.status == 200:
-            raise UpstreamError("the provider's answer is too large")
-        return True
-
-    def body(self) -> bytes:
-        """All of it."""
-        return b"".join(self._parts)
 
 
 def _to_result(job: Generation, body: bytes, redact: Redactor) -> tuple[bytes, Outcome]:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import msgspec
 
 from schemas.errors import UpstreamError
+from workers.inference.engines.body import ERROR_LIMIT, BodyReader
 from workers.inference.engines.contract import Captured, CapturedChoice, Generation, Sink
 from workers.inference.engines.http import Headers
 from workers.inference.engines.llama.answers import (
@@ -26,7 +27,6 @@ from workers.inference.engines.sse import EventSplitter
 
 REPEAT_SECONDS = 5.0  # a plain text that takes longer to repeat is continued from its end
 _LOOK_SECONDS = 0.5  # after which the speed of a repetition is known
-_ERROR_LIMIT = 64 * 1024
 
 
 class Unrepeatable(UpstreamError):
@@ -231,7 +231,7 @@ class StreamReader:
     def on_head(self, status: int, headers: Headers) -> None:
         """Look whether a stream follows."""
         if status != 200:
-            self._other = BodyReader(_ERROR_LIMIT)
+            self._other = BodyReader(ERROR_LIMIT)
             self._other.on_head(status, headers)
 
     def on_data(self, data: bytes) -> bool:
@@ -263,27 +263,3 @@ class StreamReader:
                 pieces.append(piece)
         if pieces:
             self._taker.take(pieces)
-
-
-class BodyReader:
-    """Collects an answer that comes in one piece."""
-
-    def __init__(self, limit: int = 256 << 20) -> None:
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._limit = limit
-        self.status = 0
-
-    def on_head(self, status: int, _headers: Headers) -> None:
-        """Keep the status."""
-        self.status = status
-
-    def on_data(self, data: bytes) -> bool:
-        """Keep a piece."""
-        self._parts.append(data)
-        self._size += len(data)
-        return self._size > self._limit
-
-    def body(self) -> bytes:
-        """All of it."""
-        return b"".join(self._parts)

@@ -16,6 +16,7 @@ JanError
 ├── InternalError 500
 ├── UpstreamError 502           the deployment failed; `retryable` says another may do better
 │   ├── UpstreamRejected        the deployment refused the request itself: its 4xx is passed on
+│   │   └── UpstreamNotFound 404 … as it has not what that names; another one may
 │   ├── UpstreamRateLimited 429
 │   └── UpstreamTimeout 504
 ├── Unavailable 503             a part is down; nothing was done
@@ -184,6 +185,12 @@ class UpstreamRejected(UpstreamError):
     type = "invalid_request_error"
     code = "upstream_rejected"
     retryable = False
+
+
+class UpstreamNotFound(UpstreamRejected):
+    """The deployment has not what the request names, mostly the model; another one may."""
+
+    status = 404
 
 
 class UpstreamRateLimited(UpstreamError):

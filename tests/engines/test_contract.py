@@ -12,6 +12,7 @@ import pytest
 
 from schemas.errors import (
     UpstreamError,
+    UpstreamNotFound,
     UpstreamRateLimited,
     UpstreamRejected,
     UpstreamTimeout,
@@ -291,7 +292,7 @@ async def test_embeddings_are_unit_vectors_in_both_encodings(engine: Engine, ask
     ("status", "error", "wire_status"),
     [
         (400, UpstreamRejected, 400),
-        (404, UpstreamRejected, 404),
+        (404, UpstreamNotFound, 404),
         (422, UpstreamRejected, 422),
         (401, UpstreamError, 502),
         (403, UpstreamError, 502),
@@ -312,7 +313,7 @@ async def test_a_failing_upstream_is_told_by_class(
         await run
     assert type(caught.value) is error
     assert caught.value.http_status == wire_status
-    assert caught.value.retryable == (error is not UpstreamRejected)
+    assert caught.value.retryable != issubclass(error, UpstreamRejected)
     assert sink.chunks == []
 
 

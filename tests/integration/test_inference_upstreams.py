@@ -106,6 +106,22 @@ async def test_a_request_that_is_refused_is_not_tried_elsewhere(
     assert not two.calls
 
 
+async def test_a_model_that_one_deployment_has_lost_is_answered_by_the_next(
+    server: NatsServer, desk: Desk, one: Upstream, two: Upstream
+) -> None:
+    one.always = Fail(404)
+    async with running_worker(server, providers_of(one, two)):
+        for stream in (True, False) * 4:
+            job = await desk.submit(targets=BOTH, stream=stream)
+            assert (await desk.until(job.run_id)).commit.deployment == SECOND.deployment
+        assert len(one.calls) == 8, "no client can close a deployment by asking for what is not"
+        two.always = Fail(404)
+        job = await desk.submit(targets=BOTH)
+        reading = await desk.until(job.run_id)
+    assert reading.data[0].status == 404
+    assert (len(one.calls), len(two.calls)) == (9, 9), "nor is it there a moment later"
+
+
 async def test_the_last_failure_is_told_when_all_fail(
     server: NatsServer, desk: Desk, one: Upstream, two: Upstream
 ) -> None:

@@ -7,7 +7,13 @@ from typing import Any, cast
 import pytest
 
 from schemas.commands import RunInference, Target
-from schemas.errors import JanError, RateLimited, UpstreamError, UpstreamRateLimited
+from schemas.errors import (
+    JanError,
+    RateLimited,
+    UpstreamError,
+    UpstreamNotFound,
+    UpstreamRateLimited,
+)
 from schemas.providers import Limits, RetrySettings
 from tests.support.virtual_time import run_in_virtual_time
 from workers.inference.capacity import Capacity
@@ -72,8 +78,7 @@ async def take(turns: Turns, sent: int = 0, error: JanError | None = None) -> st
     """Make one attempt, which may fail."""
     with await turns.next(sent) as attempt:
         if error is not None:
-            attempt.fail(error)
-            turns.failure = error
+            turns.note_failure(attempt, error)
         return attempt.deployment.id
 
 
@@ -118,6 +123,20 @@ async def in_rounds() -> None:
 
 def test_when_all_had_their_turn_they_are_tried_again() -> None:
     run_in_virtual_time(in_rounds)
+
+
+async def without_what_is_not_there() -> None:
+    served = fleet(ONE, TWO, retry=RetrySettings(attempts=3, backoff_s=0.2))
+    turns = turns_of(served, ONE, TWO)
+    assert await take(turns, error=UpstreamError("broken")) == "one/m"
+    assert await take(turns, error=UpstreamNotFound("never heard of it")) == "two/m"
+    assert await take(turns, error=UpstreamNotFound("nor has this one")) == "one/m"
+    with pytest.raises(UpstreamError, match="broken"):
+        await take(turns)
+
+
+def test_who_does_not_have_the_model_is_tried_once_and_told_about_last() -> None:
+    run_in_virtual_time(without_what_is_not_there)
 
 
 async def test_nothing_is_tried_again_after_the_longest_time() -> None:

@@ -17,8 +17,8 @@ from schemas.errors import (
     RateLimited,
     Unavailable,
     UpstreamError,
+    UpstreamNotFound,
     UpstreamRateLimited,
-    UpstreamRejected,
 )
 from schemas.providers import RetrySettings
 from workers.inference.breakers import Breakers
@@ -116,7 +116,9 @@ class Attempt:
     def fail(self, error: JanError) -> None:
         """It failed in a way that another one might not."""
         self._fleet.figures.note_failure(self.deployment.id, error)
-        self._fleet.breakers.note_failure(self.deployment.id, error, self._began)
+        # What is not there may never have been: clients must not open breakers by asking for it.
+        if not isinstance(error, UpstreamNotFound):
+            self._fleet.breakers.note_failure(self.deployment.id, error, self._began)
 
     def _note_first_token(self) -> None:
         self._first_token = True
@@ -151,7 +153,7 @@ class Turns:
     """
 
     def __init__(self, fleet: Fleet, job: RunInference, move_on: MoveOn) -> None:
-        self.failure: JanError | None = None
+        self.failure: JanError | None = None  # what a client is told if all fail
         self._fleet = fleet
         self._job = job
         self._move_on = move_on
@@ -176,6 +178,15 @@ class Turns:
         Raises the last failure if there is none, Moved if another pool has the job now.
         """
         return await (self._continue(sent) if sent else self._start())
+
+    def note_failure(self, attempt: Attempt, error: JanError) -> None:
+        """An attempt failed in a way that another one might not."""
+        attempt.fail(error)
+        is_missing = isinstance(error, UpstreamNotFound)
+        if is_missing:
+            self._gone.add(attempt.deployment.id)  # nor will it be there in a moment
+        if self.failure is None or not is_missing:
+            self.failure = error
 
     async def _start(self) -> Attempt:
         while True:
@@ -271,7 +282,7 @@ class Turns:
             raise failure or UpstreamError("no deployment of this model is served")
         pause = retry.backoff_s * 2 ** (self._round - 1) * random.uniform(0.5, 1.5)  # noqa: S311
         late = time.time() + pause > self._until
-        if self._round >= retry.attempts or late or isinstance(failure, UpstreamRejected):
+        if self._round >= retry.attempts or late:
             raise failure
         self._round += 1
         await asyncio.sleep(pause)

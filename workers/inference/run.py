@@ -18,6 +18,7 @@ from schemas.errors import (
     InternalError,
     InvalidRequest,
     JanError,
+    UpstreamNotFound,
     UpstreamRejected,
 )
 from workers.inference.delivery import Delivery
@@ -290,17 +291,16 @@ class Run:
 
     def _note_failure(self, turns: Turns, attempt: Attempt, error: JanError) -> None:
         """Remember what a deployment failed with; raise it if no other can do better."""
-        if not error.retryable:
+        if not error.retryable and not isinstance(error, UpstreamNotFound):
             if isinstance(error, UpstreamRejected):
                 attempt.succeed()  # it works: the request is at fault
             raise error
         name = attempt.deployment.id
         self._place.metrics.failures.labels(name).inc()
-        attempt.fail(error)
         logger.warning(
             "deployment failed", run_id=self.job.run_id, deployment=name, error=error.message
         )
-        turns.failure = error
+        turns.note_failure(attempt, error)
 
     async def _move_on(self, job: RunInference, pool: str) -> None:
         """Give the job to the workers of another pool. Raises BusError if their queue is full."""

@@ -11,6 +11,7 @@ import msgspec
 
 from schemas.errors import (
     UpstreamError,
+    UpstreamNotFound,
     UpstreamRateLimited,
     UpstreamRejected,
     UpstreamTimeout,
@@ -82,7 +83,8 @@ def to_error(
     retry_after = _find_retry_after(status, headers, found)
     if status in _REJECTIONS:
         param, code = found.get("param"), found.get("code")
-        return UpstreamRejected(
+        refusal = UpstreamNotFound if status == 404 else UpstreamRejected
+        return refusal(
             message,
             status=status,
             param=redact(param) if isinstance(param, str) else None,

@@ -47,6 +47,14 @@ class _PubAck(msgspec.Struct):
     error: _ApiError | None = None
 
 
+class _AckFloor(msgspec.Struct, frozen=True):
+    stream_seq: int = 0
+
+
+class _Consumer(msgspec.Struct):
+    ack_floor: _AckFloor = _AckFloor()
+
+
 class Stored(msgspec.Struct, frozen=True):
     """A message read back from a stream; `time` in unix seconds."""
 
@@ -59,6 +67,7 @@ class Stored(msgspec.Struct, frozen=True):
 
 OnAck = Callable[[Ack | BusError], None]
 _OnReply = Callable[[Message | None], bool]  # None: no answer came; True: no more is expected
+_decode_consumer = msgspec.json.Decoder(_Consumer).decode
 _decode_pub_ack = msgspec.json.Decoder(_PubAck).decode
 
 
@@ -230,6 +239,21 @@ class Bus:
         if message.status == 503:
             raise NoResponders(f"nobody answers on {subject}")
         return message
+
+    async def ack_floor(self, stream: str, consumer: str) -> int:
+        """Ask up to where a consumer has nothing left to hand out. Raises BusError."""
+        answer = await self.ask(f"$JS.API.CONSUMER.INFO.{stream}.{consumer}", b"")
+        return _decode_consumer(answer).ack_floor.stream_seq
+
+    def expect(self, on_reply: _OnReply, timeout: float) -> str:
+        """Make a subject for answers that come later than an ack; they go to `on_reply`.
+
+        It gets each message, until it returns True; None once `timeout` is over or the connection
+        was lost.
+        """
+        self._counter += 1
+        self._replies[self._counter] = (self._loop.time() + timeout, on_reply)
+        return f"{self._inbox.decode()}{self._counter}"
 
     async def last_message(self, stream: str, subject: str) -> Stored | None:
         """Read the last message of a subject from its stream."""

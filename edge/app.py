@@ -25,6 +25,7 @@ from edge.routes import (
     auth,
     chat,
     completions,
+    conversations,
     docs,
     embeddings,
     health,
@@ -36,6 +37,7 @@ from edge.runs import RunOptions, Runs, open_runs
 from edge.sessions import REVOKED, Revoked, Sessions
 from edge.settings import EdgeSettings
 from edge.state import EdgeState
+from edge.stored import Positions, Stored
 from schemas import subjects
 from schemas.health import DEPLOYMENTS
 
@@ -50,6 +52,7 @@ _EXPOSED = (
     "retry-after",
     "retry-after-ms",
     "x-should-retry",
+    "etag",
     "x-ratelimit-limit-requests",
     "x-ratelimit-remaining-requests",
     "x-ratelimit-reset-requests",
@@ -65,6 +68,7 @@ def create_routes() -> list[BaseRoute]:
         *completions.ROUTES,
         *embeddings.ROUTES,
         *models.ROUTES,
+        *conversations.ROUTES,
         *admin.ROUTES,
         *auth.ROUTES,
         *health.ROUTES,
@@ -114,6 +118,10 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
             settings.name,
             lambda: {"host": settings.host, "port": port, "running": len(runs)},
         )
+
+        def has_peers() -> bool:
+            return presence.edges() > 1
+
         deployments = Deployments(presence.inference)
         admission = Admission(standing=deployments)
         catalogue = Models(admission.update, deployments.status_of)
@@ -127,7 +135,7 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
                     objects,
                     admission,
                     to_run_options(settings),
-                    has_peers=lambda: presence.edges() > 1,
+                    has_peers=has_peers,
                 )
             )
         )
@@ -152,6 +160,11 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
             "models": catalogue,
             "deployments": deployments,
             "runs": runs,
+            "stored": Stored(
+                bus,
+                Positions(Bucket(bus, subjects.KV_POSITIONS), has_peers),
+                patience=settings.write_patience,
+            ),
             "authenticator": Authenticator(keys, issuer, guests, revoked),
             "issuer": issuer,
             "sessions": Sessions(

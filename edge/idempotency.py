@@ -9,7 +9,7 @@ from bus.buckets import Bucket
 from schemas import frames
 from schemas.commands import Kind
 from schemas.errors import Conflict, IdempotencyConflict, InvalidRequest, JanError
-from schemas.events import RunFinished
+from schemas.queries import RunResult
 
 MAX_KEY = 255  # characters: what Stripe and others allow
 
@@ -84,7 +84,7 @@ def body_hash(body: bytes, stream: bool) -> str:
 
 
 def to_messages(
-    finished: RunFinished, kind: Kind, *, stream: bool, include_usage: bool
+    finished: RunResult, kind: Kind, *, stream: bool, include_usage: bool
 ) -> list[bytes]:
     """Turn a stored result into the messages that TOKENS would hold, for a reader to fold."""
     fence = frames.encode(frames.FENCE)

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import msgspec
 import structlog
@@ -33,7 +33,8 @@ from schemas.errors import (
     QueueFull,
     Unavailable,
 )
-from schemas.events import RunRefused, decode_run_finished, encode_event, encode_run_accepted
+from schemas.events import RunRefused, Status, encode_event, encode_run_accepted
+from schemas.queries import AskRun, RunResult, decode_answer
 
 logger = structlog.get_logger()
 _T = TypeVar("_T")
@@ -267,12 +268,16 @@ class Runs:
 
     async def _stored_result(self, order: Order, entry: idempotency.Entry) -> Reader | None:
         """Ask for the result of a run whose frames are gone; None if it never began."""
-        asked = msgspec.json.encode({"run_id": entry.run_id})
+        asked = encode(AskRun(run_id=entry.run_id))
         answer = await _told(self._bus.ask(subjects.query("runs", "result"), asked))
-        if answer == b"{}":
+        try:
+            result = decode_answer(answer, RunResult)
+        except NotFound:
+            return None
+        if result.status not in get_args(Status):
             return None
         messages = idempotency.to_messages(
-            decode_run_finished(answer),
+            result,
             order.kind,
             stream=order.stream,
             include_usage=order.include_usage,

@@ -91,6 +91,13 @@ class EdgeSettings(BaseSettings):
         description="Seconds a run may take, waiting included; must end within the hour that "
         "frames are kept.",
     )
+    write_patience: float = Field(
+        10.0,
+        gt=0,
+        le=600,
+        description="Seconds that a write may wait for the database: PostgreSQL takes a few to "
+        "start again. What is not begun by then is answered with 503, and never done.",
+    )
     drain_timeout: float = Field(
         2.0,
         ge=0,

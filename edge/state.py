@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edge.runs import Runs
     from edge.sessions import Sessions
     from edge.settings import EdgeSettings
+    from edge.stored import Stored
 
 
 class EdgeState(TypedDict):
@@ -28,6 +29,7 @@ class EdgeState(TypedDict):
     models: "Models"
     deployments: "Deployments"
     runs: "Runs"
+    stored: "Stored"
     authenticator: "Authenticator"
     issuer: "Issuer"
     sessions: "Sessions"

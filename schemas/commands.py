@@ -18,6 +18,18 @@ class Target(msgspec.Struct, frozen=True):
     pool: str
 
 
+class Turn(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a run's messages and its answer are stored when it has ended: a conversation's branch.
+
+    `head` is the position up to which the branch was read for the run; -1: it was empty.
+    """
+
+    conversation: str
+    branch: str
+    head: int = -1
+    project: str | None = None
+
+
 class RunInference(msgspec.Struct, frozen=True, omit_defaults=True):
     """Generate: the job on `jobs.inference.<pool>.<class>`.
 
@@ -42,7 +54,37 @@ class RunInference(msgspec.Struct, frozen=True, omit_defaults=True):
     api_key: str | None = None  # the key's id, never the key
     traceparent: str | None = None
     moves: int = 0  # from one pool's queue to another's
+    turn: Turn | None = None
+    store: bool = False  # as a stored completion
     v: int = 1
+
+
+class Command(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A durable write on `commands.<noun>.<verb>`; `body` says what (schemas/writes.py).
+
+    It is carried out once, however often it is delivered, and not at all when `deadline` (unix
+    seconds) has passed: nobody waits for it any more. `reply_to` gets BEGUN before it is committed,
+    and then a Reply or a Failure.
+    """
+
+    id: str
+    principal: str
+    at: float
+    deadline: float
+    body: msgspec.Raw
+    reply_to: str = ""
+    request_id: str = ""
+    v: int = 1
+
+
+BEGUN = b"+"  # until another word comes, it may have been committed or not
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """A command was carried out: the sequence of its event in EVENTS, and what the client gets."""
+
+    seq: int
+    answer: msgspec.Raw
 
 
 class CancelRun(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -55,6 +97,8 @@ class CancelRun(msgspec.Struct, frozen=True, omit_defaults=True):
     v: int = 1
 
 
+decode_command = msgspec.json.Decoder(Command).decode
+decode_reply = msgspec.json.Decoder(Reply).decode
 decode_run_inference = msgspec.json.Decoder(RunInference).decode
 decode_cancel_run = msgspec.json.Decoder(CancelRun).decode
 encode = msgspec.json.Encoder().encode

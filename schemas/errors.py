@@ -10,10 +10,12 @@ JanError
 │   └── ModelNotFound
 ├── Conflict 409
 │   └── IdempotencyConflict
+├── Gone 410                    it was there, and was taken back for good
 ├── RateLimited 429             retry after `retry_after` seconds
 │   └── QueueFull
 ├── Cancelled 499               somebody stopped the run
 ├── InternalError 500
+├── OutcomeUnknown 500          it may have been done or not: look, or repeat it with the same key
 ├── UpstreamError 502           the deployment failed; `retryable` says another may do better
 │   ├── UpstreamRejected        the deployment refused the request itself: its 4xx is passed on
 │   │   └── UpstreamNotFound 404 … as it has not what that names; another one may
@@ -134,6 +136,14 @@ class Conflict(JanError):
     code = "conflict"
 
 
+class Gone(JanError):
+    """It was there, and was taken back for good."""
+
+    status = 410
+    type = "invalid_request_error"
+    code = "gone"
+
+
 class IdempotencyConflict(Conflict):
     """The Idempotency-Key was used with another body."""
 
@@ -167,6 +177,12 @@ class InternalError(JanError):
     """A fault of ours."""
 
     code = "internal_error"
+
+
+class OutcomeUnknown(JanError):
+    """The database went away while something was written: it may be there or not."""
+
+    code = "outcome_unknown"
 
 
 class UpstreamError(JanError):

@@ -75,6 +75,25 @@ class RunFinished(msgspec.Struct, frozen=True, omit_defaults=True):
     v: int = 1
 
 
+class StateChanged(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a command, or a run's end, did to stored state: on `events.<noun>.<verb>.<shard>`.
+
+    `rows` holds the changed rows by table, whole, as they are now: times in unix seconds, JSON as
+    it is. A row counts if its `version` is higher than the one that is known, so the tables are the
+    same whatever the order and number of deliveries. `entity` is what it is about, and gives the
+    shard.
+    """
+
+    command: str
+    principal: str
+    entity: str
+    at: float
+    rows: dict[str, list[dict[str, msgspec.Raw]]] = {}
+    run_id: str | None = None
+    request_id: str | None = None
+    v: int = 1
+
+
 def encode_run_accepted(job: bytes, at: float) -> bytes:
     """Encode RunAccepted around an already encoded job."""
     return b'{"v":1,"at":%.6f,"command":%b}' % (at, job)
@@ -84,4 +103,5 @@ decode_run_accepted = msgspec.json.Decoder(RunAccepted).decode
 decode_run_refused = msgspec.json.Decoder(RunRefused).decode
 decode_run_started = msgspec.json.Decoder(RunStarted).decode
 decode_run_finished = msgspec.json.Decoder(RunFinished).decode
+decode_state_changed = msgspec.json.Decoder(StateChanged).decode
 encode_event = encode

@@ -8,20 +8,40 @@ from typing import TypeVar
 
 import msgspec
 
+from schemas.api.lists import Paging
 from schemas.commands import encode
-from schemas.errors import InternalError, InvalidRequest, JanError, NotFound, Unavailable
+from schemas.errors import (
+    Conflict,
+    Forbidden,
+    Gone,
+    InternalError,
+    InvalidRequest,
+    JanError,
+    NotFound,
+    Unavailable,
+)
 from schemas.raw import OptionalRaw
 
 T = TypeVar("T")
 
 
-class AskRun(msgspec.Struct, frozen=True, omit_defaults=True):
+class Ask(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What every question has: who asks (None: the operator, who sees everything), and `after`.
+
+    `after` is a sequence of EVENTS. An answer that depends on the log waits until the database has
+    everything up to there, so that a client sees what it has written.
+    """
+
+    principal: str | None = None
+    after: int = 0
+    v: int = 1
+
+
+class AskRun(Ask, frozen=True, omit_defaults=True, kw_only=True):
     """Which run, by its id or (only for `query.runs.get`) by the id of the HTTP request."""
 
     run_id: str | None = None
     request_id: str | None = None
-    principal: str | None = None
-    v: int = 1
 
 
 class AttemptFacts(msgspec.Struct, frozen=True):
@@ -53,6 +73,8 @@ class RunFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     stream: bool | None = None
     background: bool | None = None
     request_id: str | None = None
+    conversation_id: str | None = None
+    project_id: str | None = None
     accepted_at: float | None = None
     started_at: float | None = None
     first_frame_at: float | None = None
@@ -98,38 +120,93 @@ class RunResult(msgspec.Struct, frozen=True, omit_defaults=True):
     result: OptionalRaw = None
 
 
-class _Problem(msgspec.Struct, frozen=True):
-    code: str
+class AskConversation(Ask, frozen=True, omit_defaults=True, kw_only=True):
+    """`query.conversations.get`."""
+
+    id: str
+
+
+class AskConversations(Ask, frozen=True, omit_defaults=True, kw_only=True):
+    """`query.conversations.list`: by project, by words in titles and texts."""
+
+    paging: Paging = Paging()
+    project_id: str | None = None
+    search: str | None = None
+
+
+class AskItems(Ask, frozen=True, omit_defaults=True, kw_only=True):
+    """`query.conversations.items`: those of a branch (None: of the active one)."""
+
+    conversation: str
+    paging: Paging = Paging()
+    branch: str | None = None
+
+
+class AskItem(Ask, frozen=True, omit_defaults=True, kw_only=True):
+    """`query.conversations.item`."""
+
+    conversation: str
+    item: str
+
+
+class _Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     message: str
+    status: int = 500
+    type: str = "server_error"
+    code: str | None = None
+    param: str | None = None
+    retry_after: float | None = None
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """The answer to a question that can't be answered."""
+    """The answer to a question or a command that fails: the error as the client will see it."""
 
-    error: _Problem
+    failure: _Problem
 
 
-_FAILURE = b'{"error":{"code":'
-_RAISED: dict[str, type[JanError]] = {
-    "not_found": NotFound,
-    "invalid_value": InvalidRequest,
-    "unavailable": Unavailable,
+_FAILURE = b'{"failure":{'
+_RAISED: dict[int, type[JanError]] = {
+    400: InvalidRequest,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    410: Gone,
+    503: Unavailable,
 }
 _decode_failure = msgspec.json.Decoder(Failure).decode
 
 
 def encode_failure(error: JanError) -> bytes:
     """Encode an answer that says why there is none."""
-    return encode(Failure(_Problem(error.wire_code or "internal_error", error.message)))
+    problem = _Problem(
+        message=error.message,
+        status=error.http_status,
+        type=error.wire_type,
+        code=error.wire_code,
+        param=error.param,
+        retry_after=error.retry_after,
+    )
+    return encode(Failure(problem))
+
+
+def raise_failure(data: bytes) -> None:
+    """Raise what an answer reports, if it is a Failure."""
+    if data.startswith(_FAILURE):
+        told = _decode_failure(data).failure
+        raise _RAISED.get(told.status, InternalError)(
+            told.message,
+            param=told.param,
+            code=told.code,
+            retry_after=told.retry_after,
+            status=told.status,
+            type=told.type,
+        )
 
 
 def decode_answer(data: bytes, kind: type[T]) -> T:
-    """Decode an answer. Raises NotFound, InvalidRequest, Unavailable, InternalError."""
-    if data.startswith(_FAILURE):
-        problem = _decode_failure(data).error
-        raise _RAISED.get(problem.code, InternalError)(problem.message)
+    """Decode an answer. Raises NotFound, InvalidRequest, Conflict, Unavailable, InternalError."""
+    raise_failure(data)
     return msgspec.json.decode(data, type=kind)
 
 
-decode_ask_run = msgspec.json.Decoder(AskRun).decode
 encode_answer = encode

@@ -16,6 +16,7 @@ KV_HEALTH = "health"
 KV_IDEMPOTENCY = "idempotency"
 KV_LIMITS = "limits"
 KV_SESSIONS = "sessions"
+KV_POSITIONS = "positions"
 
 CATALOGUE_KEY = "catalogue"
 INTERACTIVE = "interactive"
@@ -48,6 +49,11 @@ def inference_consumer(pool: str, priority: str) -> str:
 def run_event(verb: str, run_id: str) -> str:
     """Where a fact about a run is logged, e.g. `events.run.finished.17`."""
     return f"events.run.{verb}.{shard(run_id)}"
+
+
+def state_event(noun: str, verb: str, entity: str) -> str:
+    """Where a change of stored state is logged, e.g. `events.conversation.created.17`."""
+    return f"events.{noun}.{verb}.{shard(entity)}"
 
 
 def event_shard(run_id: str) -> str:

@@ -35,6 +35,7 @@ AREAS = {
     "auth": "Credentials and guests",
     "http": "HTTP conventions",
     "health": "Health and documentation",
+    "conversations": "Conversations and their items",
     "runs": "Runs: resume, cancel, idempotency",
     "faults": "Survival",
     "capacity": "Capacity and backpressure",
@@ -131,6 +132,12 @@ REQUIREMENTS: dict[str, Requirement] = {
     "health.metrics": R("/metrics is served by every process", SERVER),
     "health.pages": R("a browser shows live health at / and the operations in Swagger UI", SERVER),
     "health.openapi": R("/v1/openapi.json is valid OpenAPI; Swagger UI works offline", SERVER),
+    "conversations.crud": Requirement(
+        "Conversations are created with items, read, changed and deleted", OPENAI
+    ),
+    "conversations.items": Requirement(
+        "Items are appended, listed both ways page by page, read and deleted", OPENAI
+    ),
     "runs.resume": R("Last-Event-ID and starting_after continue a stream where it stood", SSE),
     "runs.resume.readers": R("several readers of one run get the same stream", SERVER),
     "runs.owner": R("a run of somebody else answers as a missing one", SERVER),

@@ -27,13 +27,8 @@ from edge.runs import RunOptions, Runs, open_runs
 from schemas import frames, ids, subjects
 from schemas.catalogue import Catalogue, Deployment, Model
 from schemas.errors import JanError
-from schemas.events import (
-    RunFinished,
-    RunRefused,
-    decode_run_accepted,
-    decode_run_refused,
-    encode_event,
-)
+from schemas.events import RunRefused, decode_run_accepted, decode_run_refused
+from schemas.queries import RunResult, encode_answer
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.worker import Job, next_cancel, take_job
 
@@ -525,10 +520,8 @@ async def test_a_stored_result_answers_a_key_when_the_frames_are_gone(
     }
 
     async def answer(asked: Any) -> None:
-        finished = RunFinished(
-            "r", "completed", 0.0, result=msgspec.Raw(msgspec.json.encode(result))
-        )
-        persistence.publish(asked.reply.decode(), encode_event(finished))
+        stored = RunResult("r", "completed", result=msgspec.Raw(msgspec.json.encode(result)))
+        persistence.publish(asked.reply.decode(), encode_answer(stored))
 
     async with (
         running_edge(nats, tmp_path, deadline=0.05, slack=0.0) as edge,

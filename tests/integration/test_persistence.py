@@ -156,7 +156,7 @@ async def test_poison_goes_to_dead_and_stops_nothing(
 async def unacked(nats: NatsServer) -> int:
     """How many events wait, for a delivery or for an ack."""
     async with open_bus(nats.url("cli"), name="cli") as bus:
-        info = await bus.js.consumer_info("EVENTS", "persistence-runs")
+        info = await bus.js.consumer_info("EVENTS", "persistence-log")
         return (info.num_pending or 0) + (info.num_ack_pending or 0)
 
 

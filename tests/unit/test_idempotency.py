@@ -8,7 +8,7 @@ import pytest
 from edge import idempotency
 from schemas import frames
 from schemas.errors import InvalidRequest
-from schemas.events import RunFinished
+from schemas.queries import RunResult
 
 CHAT: dict[str, Any] = {
     "id": "chatcmpl-1",
@@ -37,9 +37,9 @@ def _fold(messages: list[bytes]) -> tuple[frames.Fold, bytes]:
     return fold, b"".join([frame.data for frame in kept if frame is not None])
 
 
-def _finished(result: dict[str, Any] | None = None, **fields: Any) -> RunFinished:
+def _finished(result: dict[str, Any] | None = None, **fields: Any) -> RunResult:
     raw = None if result is None else msgspec.Raw(msgspec.json.encode(result))
-    return RunFinished("run_x", fields.pop("status", "completed"), 0.0, result=raw, **fields)
+    return RunResult("run_x", fields.pop("status", "completed"), result=raw, **fields)
 
 
 def test_an_unstreamed_result_stays_as_it_is() -> None:

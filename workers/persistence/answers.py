@@ -1,6 +1,8 @@
 """Questions about stored things, answered from the database and the log."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
@@ -11,56 +13,96 @@ from bus import Bus
 from schemas import subjects
 from schemas.errors import InvalidRequest, JanError, Unavailable
 from schemas.events import RunFinished, decode_run_finished
-from schemas.queries import AskRun, decode_ask_run, encode_answer, encode_failure
+from schemas.queries import (
+    Ask,
+    AskConversation,
+    AskConversations,
+    AskItem,
+    AskItems,
+    AskRun,
+    encode_answer,
+    encode_failure,
+)
+from workers.persistence import positions
 from workers.persistence.database import Database, describe, is_poison
-from workers.persistence.queries import runs
+from workers.persistence.queries import conversations, runs
 
 logger = structlog.get_logger()
 
 _SECONDS = 3.0
+_PATIENCE = 2.0  # seconds that an answer waits for what the asker has written
+_LOOK_AGAIN = 0.02
 
-Read = Callable[[AsyncConnection, AskRun], Awaitable[msgspec.Struct]]
+
+class Question(NamedTuple):
+    """What is asked, and what answers: a struct, or JSON that is ready."""
+
+    kind: type[Ask]
+    read: Callable[[AsyncConnection, Any], Awaitable[msgspec.Struct | bytes]]
+
+
+def create_questions(bus: Bus) -> dict[str, Question]:
+    """List everything that can be asked, by `<noun>.<verb>`."""
+
+    async def read_finished(seq: int) -> RunFinished | None:
+        stored = await bus.message_at(subjects.EVENTS, seq)
+        return decode_run_finished(stored.data) if stored is not None else None
+
+    async def get_result(connection: AsyncConnection, ask: AskRun) -> msgspec.Struct:
+        return await runs.get_result(connection, ask, read_finished)
+
+    return {
+        "runs.get": Question(AskRun, runs.get_run),
+        "runs.events": Question(AskRun, runs.get_events),
+        "runs.result": Question(AskRun, get_result),
+        "conversations.get": Question(AskConversation, conversations.get_conversation),
+        "conversations.list": Question(AskConversations, conversations.list_conversations),
+        "conversations.items": Question(AskItems, conversations.list_items),
+        "conversations.item": Question(AskItem, conversations.get_item),
+    }
 
 
 class Answers:
-    """The handlers of `query.>`; each takes the question's bytes and returns the answer's."""
+    """The handler of `query.>`: it takes a question's bytes and returns the answer's."""
 
     def __init__(self, database: Database, bus: Bus) -> None:
         self._database = database
-        self._bus = bus
+        self._questions = {
+            name: (msgspec.json.Decoder(question.kind).decode, question.read)
+            for name, question in create_questions(bus).items()
+        }
 
-    async def on_get_run(self, question: bytes) -> bytes:
-        """Answer `query.runs.get`."""
-        return await self._answer(question, runs.get_run)
-
-    async def on_get_run_events(self, question: bytes) -> bytes:
-        """Answer `query.runs.events`."""
-        return await self._answer(question, runs.get_events)
-
-    async def on_get_run_result(self, question: bytes) -> bytes:
-        """Answer `query.runs.result`."""
-
-        async def read(connection: AsyncConnection, ask: AskRun) -> msgspec.Struct:
-            return await runs.get_result(connection, ask, self._read_finished)
-
-        return await self._answer(question, read)
-
-    async def _answer(self, question: bytes, read: Read) -> bytes:
+    async def answer(self, subject: str, asked: bytes) -> bytes:
+        """Answer the question on `query.<noun>.<verb>`."""
+        name = subject.removeprefix("query.")
         try:
-            ask = decode_ask_run(question)
+            decode, read = self._questions[name]
+            ask = decode(asked)
+        except KeyError:
+            return encode_failure(InvalidRequest(f"nobody knows the question {name}"))
         except (msgspec.DecodeError, ValueError) as error:  # ValueError: it is not UTF-8
             return encode_failure(InvalidRequest(f"the question can't be read: {error}"))
         try:
             async with self._database.connect(_SECONDS) as connection:
-                return encode_answer(await read(connection, ask))
+                await _until_projected(connection, ask.after)
+                answer = await read(connection, ask)
         except JanError as error:
             return encode_failure(error)
         except (SQLAlchemyError, OSError) as error:
             if isinstance(error, DBAPIError) and is_poison(error):
                 return encode_failure(InvalidRequest(f"the question is refused: {describe(error)}"))
             self._database.health.down(error)
-            return encode_failure(Unavailable("the database does not answer"))
+            return encode_failure(Unavailable("the database does not answer", retry_after=1))
+        return answer if isinstance(answer, bytes) else encode_answer(answer)
 
-    async def _read_finished(self, seq: int) -> RunFinished | None:
-        stored = await self._bus.message_at(subjects.EVENTS, seq)
-        return decode_run_finished(stored.data) if stored is not None else None
+
+async def _until_projected(connection: AsyncConnection, seq: int) -> None:
+    """Wait until the database has all of the log up to `seq`. Raises Unavailable."""
+    if not seq:
+        return
+    end = asyncio.get_running_loop().time() + _PATIENCE
+    while not await positions.has_reached(connection, seq):
+        if asyncio.get_running_loop().time() >= end:
+            raise Unavailable("the database is behind the log: ask again later", retry_after=1)
+        await connection.rollback()
+        await asyncio.sleep(_LOOK_AGAIN)

@@ -1,4 +1,4 @@
-"""The persistence worker: the log into PostgreSQL, and answers to questions out of it."""
+"""The persistence worker: commands and the log into PostgreSQL, answers out of it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,17 +12,21 @@ from prometheus_client import CollectorRegistry
 
 from bus import Bus, connect_options
 from schemas import subjects
+from workers.persistence.actions import ACTIONS
 from workers.persistence.answers import Answers
+from workers.persistence.commander import Commander
 from workers.persistence.database import Database, Health, open_engine
-from workers.persistence.intake import Intake, Metrics
+from workers.persistence.intake import CommandIntake, Intake, Metrics
 from workers.persistence.projector import Projector
 from workers.persistence.settings import PersistenceSettings
 from workers.runtime import OnLoading, OnReady, create_broker, serve
 
 KIND = "persistence"
-RUNS_CONSUMER = "persistence-runs"
-RUN_EVENTS = "events.run.>"
-_GATHER_SECONDS = 0.2  # how long a batch waits for more: a row is that much behind at most
+LOG_CONSUMER = "persistence-log"
+COMMANDS_CONSUMER = "persistence-commands"
+_GATHER_SECONDS = 0.05  # how long a batch waits for more: a row is that much behind at most
+_COMMAND_SECONDS = 5.0  # that one request for a command waits
+_COMMANDS_AT_ONCE = 4
 _QUERIES_AT_ONCE = 8
 _LAST_PING_SECONDS = 3.5  # a little more than a connection takes at most
 
@@ -59,11 +63,17 @@ async def open_worker(
     """Declare the subscribers and watch the database for the context's life."""
     url = settings.database_url.get_secret_value()
     database = Database(open_engine(url, pool_size=settings.database_pool))
-    projector = Projector(database)
+
+    async def log_floor() -> int:
+        return await bus.ack_floor(subjects.EVENTS, LOG_CONSUMER)
+
+    projector = Projector(database, log_floor)
     metrics = Metrics(registry, database.health)
-    subscribe_to_runs(broker, settings, Intake(projector, bus, metrics))
+    subscribe_to_log(broker, settings, Intake(projector, bus, metrics))
+    commander = Commander(database, bus, ACTIONS)
+    subscribe_to_commands(broker, settings, CommandIntake(commander, bus, metrics))
     subscribe_to_queries(broker, Answers(database, bus))
-    watching = asyncio.create_task(projector.watch_health())
+    watching = asyncio.create_task(projector.watch())
     try:
         yield Work(database.health)
     finally:
@@ -73,39 +83,54 @@ async def open_worker(
         await asyncio.wait({watching}, timeout=_LAST_PING_SECONDS)
 
 
-def subscribe_to_runs(broker: NatsBroker, settings: PersistenceSettings, intake: Intake) -> None:
-    """Pull what happened to runs, in batches. `jan migrate` has made the consumer."""
-    url = settings.nats_url.get_secret_value()
-    inbox = str(connect_options(url, name=settings.name)["inbox_prefix"])
+def subscribe_to_log(broker: NatsBroker, settings: PersistenceSettings, intake: Intake) -> None:
+    """Pull what happened, in batches. `jan migrate` has made the consumer."""
     broker.subscriber(
-        RUN_EVENTS,
-        durable=RUNS_CONSUMER,
+        "events.>",
+        durable=LOG_CONSUMER,
         stream=JStream(subjects.EVENTS, declare=False),
         pull_sub=PullSub(settings.projection_batch, _GATHER_SECONDS, batch=True),
-        inbox_prefix=f"{inbox}.".encode(),
+        inbox_prefix=_inbox_prefix(settings),
         ack_policy=AckPolicy.MANUAL,
         decoder=_raw_messages,
-    )(intake.on_run_events)
+    )(intake.on_events)
+
+
+def subscribe_to_commands(
+    broker: NatsBroker, settings: PersistenceSettings, intake: CommandIntake
+) -> None:
+    """Pull what is to be written, one command at a time: a batch would wait for its last."""
+    broker.subscriber(
+        "commands.>",
+        durable=COMMANDS_CONSUMER,
+        stream=JStream(subjects.COMMANDS, declare=False),
+        pull_sub=PullSub(1, _COMMAND_SECONDS),
+        max_workers=_COMMANDS_AT_ONCE,
+        inbox_prefix=_inbox_prefix(settings),
+        ack_policy=AckPolicy.MANUAL,
+        decoder=_raw_message,
+    )(intake.on_command)
 
 
 def subscribe_to_queries(broker: NatsBroker, answers: Answers) -> None:
     """Answer questions, in turn with the other workers of the kind."""
-    for verb, answer in (
-        ("get", answers.on_get_run),
-        ("events", answers.on_get_run_events),
-        ("result", answers.on_get_run_result),
-    ):
-        broker.subscriber(
-            subjects.query("runs", verb),
-            queue=KIND,
-            max_workers=_QUERIES_AT_ONCE,
-            decoder=_raw_body,
-        )(answer)
+
+    async def on_question(message: Msg) -> bytes:
+        return await answers.answer(message.subject, message.data)
+
+    broker.subscriber(
+        subjects.query("*", "*"), queue=KIND, max_workers=_QUERIES_AT_ONCE, decoder=_raw_message
+    )(on_question)
+
+
+def _inbox_prefix(settings: PersistenceSettings) -> bytes:
+    options = connect_options(settings.nats_url.get_secret_value(), name=settings.name)
+    return f"{options['inbox_prefix']}.".encode()
 
 
 async def _raw_messages(message: StreamMessage[list[Msg]]) -> list[Msg]:
     return message.raw_message
 
 
-async def _raw_body(message: StreamMessage[Msg]) -> bytes:
-    return message.raw_message.data
+async def _raw_message(message: StreamMessage[Msg]) -> Msg:
+    return message.raw_message

@@ -64,6 +64,16 @@ def is_poison(error: DBAPIError) -> bool:
     return sqlstate[:2] in _OF_THE_VALUES
 
 
+# Two transactions got in each other's way: serialization failure, deadlock, and a row that the
+# other one made first, which a second look will find.
+_TRANSIENT = ("40001", "40P01", "23505")
+
+
+def is_transient(error: DBAPIError) -> bool:
+    """Tell whether a transaction lost against another one, and may do better now."""
+    return getattr(error.orig, "sqlstate", None) in _TRANSIENT
+
+
 def describe(error: BaseException) -> str:
     """Say what went wrong in one line, without the statement and its values."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error

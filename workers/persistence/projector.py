@@ -2,13 +2,21 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 
-from sqlalchemy import text
+import msgspec
+import structlog
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from schemas.errors import Unavailable
+from schemas.errors import BusError, Unavailable
+from schemas.events import decode_state_changed
+from workers.persistence import changes, positions
 from workers.persistence.database import Database, is_poison
-from workers.persistence.projections.runs import Fact, Rows, to_rows, write_rows
+from workers.persistence.facts import Fact
+from workers.persistence.projections import entities, runs
+
+logger = structlog.get_logger()
 
 _TRANSACTION_SECONDS = 8.0  # less than the consumer waits for an ack
 _PING_SECONDS = 2.0
@@ -17,13 +25,58 @@ _LONGEST_PAUSE = 5.0
 
 Unusable = tuple[Fact, Exception]
 StillAtWork = Callable[[], Awaitable[None]]
+LogFloor = Callable[[], Awaitable[int]]
+
+
+@dataclass(slots=True)
+class Batch:
+    """Facts, folded: what they say of runs, and the rows that they carry."""
+
+    of_runs: runs.Rows = field(default_factory=runs.Rows)
+    state: dict[str, list[changes.Row]] = field(default_factory=dict)
+    of_entities: list[entities.Row] = field(default_factory=list)
+    sequences: list[int] = field(default_factory=list)
+
+
+def to_batch(facts: Sequence[Fact]) -> tuple[Batch, list[Unusable]]:
+    """Fold facts; those that can't be read come back with the reason."""
+    batch = Batch(sequences=[fact.seq for fact in facts])
+    unreadable: list[Unusable] = []
+    for fact in facts:
+        try:
+            _fold(batch, fact)
+        except (msgspec.DecodeError, ValueError, KeyError) as error:  # ValueError: not UTF-8
+            unreadable.append((fact, error))
+    return batch, unreadable
+
+
+def _fold(batch: Batch, fact: Fact) -> None:
+    if fact.noun == "run":
+        runs.fold(batch.of_runs, fact)
+    elif fact.noun in changes.NOUNS:
+        event = decode_state_changed(fact.data)
+        for table, rows in changes.decode_rows(event).items():
+            batch.state.setdefault(table, []).extend(rows)
+        batch.of_entities.append(entities.to_row(fact, event))
+
+
+async def write(connection: AsyncConnection, batch: Batch) -> None:
+    """Write a folded batch inside the caller's transaction."""
+    await runs.write_rows(connection, batch.of_runs)
+    await changes.apply(connection, batch.state)
+    await entities.write_rows(connection, batch.of_entities)
+    await positions.advance(connection, batch.sequences)
 
 
 class Projector:
-    """Writes facts, one transaction for each batch; waits for as long as the database is away."""
+    """Writes facts, one transaction for each batch; waits for as long as the database is away.
 
-    def __init__(self, database: Database) -> None:
+    `log_floor` tells up to where nothing of the log is left to be handed out.
+    """
+
+    def __init__(self, database: Database, log_floor: LogFloor) -> None:
         self._database = database
+        self._log_floor = log_floor
         self._stopping = asyncio.Event()
 
     async def project(self, facts: Sequence[Fact], still_at_work: StillAtWork) -> list[Unusable]:
@@ -32,26 +85,28 @@ class Projector:
         `still_at_work` is called whenever the database makes us wait. Raises Unavailable once
         `stop` was called and it still does not answer.
         """
-        rows, unusable = to_rows(facts)
+        batch, unusable = to_batch(facts)
         try:
-            await self._write(rows, still_at_work)
+            await self._write(batch, still_at_work)
         except DBAPIError as error:
             unreadable = {fact.seq for fact, _ in unusable}
             readable = [fact for fact in facts if fact.seq not in unreadable]
             if len(readable) == 1:
+                await self._write(Batch(sequences=batch.sequences), still_at_work)
                 return [*unusable, (readable[0], error)]
+            await self._write(Batch(sequences=sorted(unreadable)), still_at_work)
             middle = len(readable) // 2
             for half in (readable[:middle], readable[middle:]):
                 unusable += await self.project(half, still_at_work)
         return unusable
 
-    async def _write(self, rows: Rows, still_at_work: StillAtWork) -> None:
+    async def _write(self, batch: Batch, still_at_work: StillAtWork) -> None:
         """Write until it works. Raises DBAPIError if it is the values that the database refuses."""
         pause = _FIRST_PAUSE
-        while True:
+        while batch.sequences:
             try:
                 async with self._database.connect(_TRANSACTION_SECONDS) as connection:
-                    await write_rows(connection, rows)
+                    await write(connection, batch)
                     await connection.commit()
             except (SQLAlchemyError, OSError) as error:
                 if isinstance(error, DBAPIError) and is_poison(error):
@@ -65,14 +120,22 @@ class Projector:
                 raise Unavailable("the worker stops while the database is away")
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def watch_health(self) -> None:
-        """Until `stop`, ask the database every 2 s: an idle worker should know too."""
+    async def watch(self) -> None:
+        """Until `stop`, every 2 s: does the database answer, and is something missing for good?
+
+        An idle worker should know the former too. What was erased from the log before anybody read
+        it would otherwise keep readers waiting for it.
+        """
         while not self._stopping.is_set():
             try:
                 async with self._database.connect(_PING_SECONDS) as connection:
-                    await connection.execute(text("SELECT 1 FROM projection_positions LIMIT 1"))
+                    if await positions.has_holes(connection):
+                        await positions.fill(connection, await self._log_floor())
+                        await connection.commit()
             except (SQLAlchemyError, OSError) as error:
                 self._database.health.down(error)
+            except BusError as error:
+                logger.warning("the log does not tell how far it was read", error=str(error))
             else:
                 self._database.health.up()
             await self._stops_within(_PING_SECONDS)

@@ -1,13 +1,21 @@
 """The tables, as SQLAlchemy sees them; `migrations/` makes them, and a test compares the two.
 
 Whatever came from a client or an upstream as JSON is kept as bytes: PostgreSQL's own JSON and text
-types refuse `\\u0000`, and one such message must not stop the projection.
+types refuse `\\u0000`, and one such message must not stop the projection. (Metadata is JSONB, as
+lists filter by it: the edge lets no NUL into it.)
+
+Tables of STATE are written by commands and by the facts that follow from them (`changes.py`). Each
+of their rows has an owner and a version; a deleted row stays as a tombstone without its content, so
+that no late fact brings it back.
 """
+
+from typing import Final
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Computed,
     DateTime,
     Index,
     Integer,
@@ -15,7 +23,9 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    text,
 )
+from sqlalchemy.dialects.postgresql import INT8MULTIRANGE, JSONB, TSVECTOR
 
 metadata = MetaData(
     naming_convention={
@@ -53,8 +63,12 @@ runs = Table(
     Column("usage", LargeBinary),  # as the engine told it, with its details
     Column("finish_reason", Text),
     Column("error", LargeBinary),  # the envelope that was sent
+    Column("conversation_id", Text),
+    Column("project_id", Text),
     Index(None, "principal", "accepted_at"),
+    Index(None, "principal", "run_id"),
     Index(None, "request_id"),
+    Index(None, "conversation_id"),
 )
 
 # Who worked on a run: one row for each fence.
@@ -82,11 +96,225 @@ run_events = Table(
     Column("at", _At, nullable=False),
 )
 
-# How far each projection has come in the log. While several workers share one, the newest
-# sequence can be ahead of some that another worker is still writing.
+# Where the facts about stored things lie in the log, by the thing: as run_events for runs.
+entity_events = Table(
+    "entity_events",
+    metadata,
+    Column("entity", Text, primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("verb", Text, nullable=False),  # <noun>.<verb>
+    Column("principal", Text, nullable=False),
+    Column("at", _At, nullable=False),
+    Index(None, "principal", "seq"),
+)
+
+# How far the database has come in the log: see positions.py.
 projection_positions = Table(
     "projection_positions",
     metadata,
     Column("name", Text, primary_key=True),
-    Column("seq", BigInteger, nullable=False),
+    Column("applied", INT8MULTIRANGE, nullable=False),
+)
+
+# One row for each command that was carried out. `event` holds what it must tell the log until that
+# has it (`seq`); `answer` is what a repeated command gets. Both go when what they are about is
+# deleted.
+processed_commands = Table(
+    "processed_commands",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("principal", Text, nullable=False),
+    Column("name", Text, nullable=False),  # <noun>.<verb>
+    Column("entity", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),  # of the command's body
+    Column("at", _At, nullable=False),
+    Column("event", LargeBinary),
+    Column("seq", BigInteger),
+    Column("answer", LargeBinary),
+    Index(None, "entity"),
+    Index(None, "at"),
+)
+
+
+def _lexemes(body: str) -> str:
+    """What a search looks in: the words of a text, and whose it is.
+
+    The owner is a lexeme too: an index over all principals' words would otherwise read everybody's
+    rows for a common word. A text beyond 200,000 characters is not searched.
+    """
+    return (
+        f"strip(to_tsvector('simple'::regconfig, left(coalesce({body}, ''), 200000)))"
+        " || array_to_tsvector(ARRAY['owner=' || principal])"
+    )
+
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("principal", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("name", Text),
+    Column("instruction", Text),
+    Column("is_favorite", Boolean, nullable=False),
+    Column("is_archived", Boolean, nullable=False),
+    Column("created_at", _At, nullable=False),
+    Column("updated_at", _At, nullable=False),
+    Column("archived_at", _At),
+    Column("deleted_at", _At),
+    Index(None, "principal", "id", postgresql_where=text("deleted_at IS NULL")),
+    Index(
+        "uq_projects_principal_name",
+        "principal",
+        "name",
+        unique=True,
+        postgresql_where=text("deleted_at IS NULL"),
+    ),
+)
+
+conversations = Table(
+    "conversations",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("principal", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("title", Text),
+    Column("title_locked", Boolean, nullable=False),
+    Column("metadata", JSONB, nullable=False),
+    Column("referrer", Text),
+    Column("project_id", Text),
+    Column("instruction", Text),  # the project's, as it was when the conversation came into it
+    Column("active_branch", Text, nullable=False),
+    Column("next_position", BigInteger, nullable=False),  # of the next item, on any branch
+    Column("created_at", _At, nullable=False),
+    Column("updated_at", _At, nullable=False),
+    Column("deleted_at", _At),
+    Column("search", TSVECTOR, Computed(_lexemes("title"), persisted=True)),
+    Index(None, "principal", "id", postgresql_where=text("deleted_at IS NULL")),
+    Index(None, "principal", "project_id", "id", postgresql_where=text("deleted_at IS NULL")),
+    Index(None, "search", postgresql_using="gin", postgresql_where=text("deleted_at IS NULL")),
+)
+
+# A branch is a list of segments, oldest first: `[[branch, upto], ...]` says that the items of
+# `branch` up to position `upto` belong to it; its own come last, without an end. Positions grow
+# over all branches of a conversation, so any page of any branch is one range scan a segment.
+conversation_branches = Table(
+    "conversation_branches",
+    metadata,
+    Column("conversation_id", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("principal", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("description", Text),
+    Column("parent", Text),
+    Column("forked_at", BigInteger),  # position of the last item that it shares with its parent
+    Column("segments", JSONB, nullable=False),
+    Column("created_at", _At, nullable=False),
+    Column("deleted_at", _At),
+)
+
+conversation_items = Table(
+    "conversation_items",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("conversation_id", Text, nullable=False),
+    Column("branch", Text, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("principal", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("role", Text),
+    Column("call_id", Text),
+    Column("content", LargeBinary),  # the item's JSON, as it is served
+    Column("text", Text),  # what of it is searched
+    Column("run_id", Text),
+    Column("created_at", _At, nullable=False),
+    Column("deleted_at", _At),
+    Column("search", TSVECTOR, Computed(_lexemes("text"), persisted=True)),
+    Index(None, "conversation_id", "branch", "position", unique=True),
+    Index(None, "conversation_id", "call_id", postgresql_where=text("call_id IS NOT NULL")),
+    Index(None, "search", postgresql_using="gin", postgresql_where=text("deleted_at IS NULL")),
+)
+
+shares = Table(
+    "shares",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("principal", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("conversation_id", Text, nullable=False),
+    Column("item_id", Text),
+    Column("slug", Text, nullable=False),
+    Column("title", Text),
+    Column("snapshot", LargeBinary),
+    Column("options", JSONB, nullable=False),
+    Column("created_at", _At, nullable=False),
+    Column("revoked_at", _At),
+    Column("deleted_at", _At),
+    Index(None, "slug", unique=True),
+    Index(None, "principal", "id"),
+    Index(None, "conversation_id"),
+)
+
+user_settings = Table(
+    "user_settings",
+    metadata,
+    Column("principal", Text, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("settings", LargeBinary),
+    Column("updated_at", _At, nullable=False),
+    Column("deleted_at", _At),
+)
+
+# One row for each version of a template; the newest is the one that its name means.
+prompt_templates = Table(
+    "prompt_templates",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("revision", Integer, primary_key=True),
+    Column("principal", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("name", Text),
+    Column("description", Text),
+    Column("project_id", Text),
+    Column("model", Text),
+    Column("messages", LargeBinary),
+    Column("variables", JSONB, nullable=False),
+    Column("created_at", _At, nullable=False),
+    Column("deleted_at", _At),
+    Index(None, "principal", "name", "revision"),
+)
+
+stored_completions = Table(
+    "stored_completions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("principal", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("model", Text),
+    Column("metadata", JSONB, nullable=False),
+    Column("messages", LargeBinary),  # what was asked
+    Column("body", LargeBinary),  # what was answered
+    Column("created_at", _At, nullable=False),
+    Column("deleted_at", _At),
+    Index(None, "principal", "id", postgresql_where=text("deleted_at IS NULL")),
+    Index(
+        None,
+        "metadata",
+        postgresql_using="gin",
+        postgresql_ops={"metadata": "jsonb_path_ops"},
+        postgresql_where=text("deleted_at IS NULL"),
+    ),
+)
+
+STATE: Final = (
+    projects,
+    conversations,
+    conversation_branches,
+    conversation_items,
+    shares,
+    user_settings,
+    prompt_templates,
+    stored_completions,
 )

@@ -1,10 +1,10 @@
-"""From the facts about runs to rows: `to_rows` folds a batch in memory, `write_rows` stores it.
+"""From the facts about runs to rows: `fold` adds them up in memory, `write_rows` stores them.
 
 Both hold for any order and any number of deliveries: a fact that comes again, late, or before those
 that it follows from, changes nothing that a later one has settled.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,30 +14,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.events import Attempt, Status
 from schemas.raw import OptionalRaw
+from workers.persistence.facts import Fact
 
-NAME = "runs"
 _BIGINT = (1 << 63) - 1
 _SHORT = (
     1024  # characters of a text that is indexed: PostgreSQL refuses index rows over 2,704 bytes
 )
 
 
-class Fact(NamedTuple):
-    """One message of the log: `time` is when the server stored it, in unix seconds."""
-
-    seq: int
-    subject: str  # events.run.<verb>.<shard>
-    data: bytes
-    time: float
-
-    @property
-    def verb(self) -> str:
-        """What happened."""
-        return self.subject.split(".")[2]
-
-
 # The events once more, without what the projection does not keep: the request above all, which
 # can be a megabyte and is then skipped instead of copied.
+class _Turn(msgspec.Struct):
+    conversation: str
+    project: str | None = None
+
+
 class _Command(msgspec.Struct):
     run_id: str
     kind: str
@@ -48,6 +39,7 @@ class _Command(msgspec.Struct):
     stream: bool = False
     background: bool = False
     api_key: str | None = None
+    turn: _Turn | None = None
 
 
 class _Accepted(msgspec.Struct):
@@ -112,6 +104,8 @@ class RunRow:
     stream: bool | None = None
     background: bool | None = None
     request_id: str | None = None
+    conversation_id: str | None = None
+    project_id: str | None = None
     accepted_at: float | None = None
     started_at: float | None = None
     first_frame_at: float | None = None
@@ -164,19 +158,8 @@ class Rows:
         return row
 
 
-def to_rows(facts: Iterable[Fact]) -> tuple[Rows, list[tuple[Fact, Exception]]]:
-    """Fold a batch of facts; those that can't be read come back with the reason."""
-    rows = Rows()
-    unreadable: list[tuple[Fact, Exception]] = []
-    for fact in facts:
-        try:
-            _fold(rows, fact)
-        except (msgspec.DecodeError, ValueError) as error:  # ValueError: bytes that are not UTF-8
-            unreadable.append((fact, error))
-    return rows, unreadable
-
-
-def _fold(rows: Rows, fact: Fact) -> None:
+def fold(rows: Rows, fact: Fact) -> None:
+    """Add a fact to a batch. Raises DecodeError or ValueError if it can't be read."""
     verb = fact.verb
     match verb:
         case "accepted":
@@ -213,6 +196,9 @@ def _fold_accepted(row: RunRow, event: _Accepted) -> None:
     row.stream = command.stream
     row.background = command.background
     row.request_id = _text(command.request_id)
+    if command.turn is not None:
+        row.conversation_id = _text(command.turn.conversation)
+        row.project_id = _text(command.turn.project) if command.turn.project else None
 
 
 def _fold_refused(row: RunRow) -> None:
@@ -358,11 +344,6 @@ _INSERT_EVENTS = text(
     + " ON CONFLICT DO NOTHING"
 )
 
-_ADVANCE = text(
-    "INSERT INTO projection_positions AS p (name, seq) VALUES (:name, :seq)"
-    " ON CONFLICT (name) DO UPDATE SET seq = greatest(p.seq, excluded.seq)"
-)
-
 
 async def write_rows(connection: AsyncConnection, rows: Rows) -> None:
     """Write a folded batch inside the caller's transaction."""
@@ -377,8 +358,6 @@ async def write_rows(connection: AsyncConnection, rows: Rows) -> None:
         await connection.execute(_UPSERT_ATTEMPTS, _columns(attempts, _ATTEMPT_COLUMNS))
     events = [rows.events[key] for key in sorted(rows.events)]
     await connection.execute(_INSERT_EVENTS, _columns(events, EventRow._fields))
-    position = max(event.seq for event in events)
-    await connection.execute(_ADVANCE, {"name": NAME, "seq": position})
 
 
 def _columns(rows: Sequence[object], names: Sequence[str]) -> dict[str, list[Any]]:

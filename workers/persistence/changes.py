@@ -1,0 +1,194 @@
+"""Changes of stored state: rows that are written, and told to the log, as they are after a change.
+
+`apply` is the only way into the tables of STATE: for a command that is carried out, for a fact that
+comes back from the log, for an import and for a rebuild alike.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import (
+    ColumnElement,
+    DateTime,
+    LargeBinary,
+    RowMapping,
+    Table,
+    Text,
+    any_,
+    bindparam,
+    delete,
+    select,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, Insert, insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from schemas.api.items import text_of
+from schemas.commands import encode
+from schemas.events import StateChanged
+from workers.persistence.tables import STATE, conversation_items, conversations
+
+Row = dict[str, Any]  # times in unix seconds, JSON in binary columns as bytes
+Rows = Mapping[str, list[Row]]  # by table
+
+TABLES: Final = {table.name: table for table in STATE}
+
+# The nouns of the facts that carry rows.
+NOUNS: Final = frozenset(
+    ("conversation", "project", "settings", "template", "share", "completion", "user")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a command does: the fact `events.<noun>.<verb>`, the rows as they become, the answer."""
+
+    noun: str
+    verb: str
+    entity: str
+    rows: Rows = field(default_factory=dict)
+    answer: bytes = b"{}"
+
+
+async def apply(connection: AsyncConnection, rows: Rows) -> None:
+    """Write rows in the caller's transaction; one that is known in a newer version stays."""
+    for name, table in TABLES.items():  # in one order everywhere, or two would deadlock
+        values = _newest(table, rows.get(name, ()))
+        if values:
+            await connection.execute(_UPSERTS[name], values)
+    await _purge(connection, rows)
+
+
+async def _purge(connection: AsyncConnection, rows: Rows) -> None:
+    """Take away what belongs to a deleted conversation, also if its fact comes after the deletion.
+
+    A deletion then needs not name all items, and nothing of them stays but their number in the log.
+    """
+    touched = {row["id"] for row in rows.get("conversations", ()) if row["deleted_at"]}
+    for name in _PURGED:
+        touched |= {row["conversation_id"] for row in rows.get(name, ())}
+    if touched:
+        for name in _PURGED:
+            await connection.execute(_PURGES[name], {"touched": sorted(touched)})
+
+
+def encode_rows(rows: Rows) -> dict[str, list[dict[str, msgspec.Raw]]]:
+    """Put rows into the form in which the log has them."""
+    return {
+        name: [{column: _to_raw(value) for column, value in row.items()} for row in changed]
+        for name, changed in rows.items()
+        if changed
+    }
+
+
+def decode_rows(event: StateChanged) -> dict[str, list[Row]]:
+    """Take the rows from a fact. Tables and columns of a newer release are left out."""
+    return {
+        name: [
+            {
+                column: _from_raw(table, column, raw)
+                for column, raw in row.items()
+                if column in table.c
+            }
+            for row in event.rows[name]
+        ]
+        for name, table in TABLES.items()
+        if name in event.rows
+    }
+
+
+def _to_raw(value: Any) -> msgspec.Raw:
+    return msgspec.Raw(value if isinstance(value, bytes) else encode(value))
+
+
+def _from_raw(table: Table, column: str, raw: msgspec.Raw) -> Any:
+    told = bytes(raw)
+    if isinstance(table.c[column].type, LargeBinary):
+        return told if told != b"null" else None
+    return msgspec.json.decode(told)
+
+
+def _newest(table: Table, rows: Iterable[Row]) -> list[Row]:
+    """Of rows of one key the newest, in the order of their keys, all with all columns."""
+    newest: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        key = tuple(row[column.name] for column in table.primary_key)
+        if key not in newest or newest[key]["version"] < row["version"]:
+            newest[key] = row
+    if table is conversation_items:
+        newest = {key: row | {"text": _searched(row)} for key, row in newest.items()}
+    columns = _written(table)
+    return [
+        {name: _to_value(table, name, newest[key].get(name)) for name in columns}
+        for key in sorted(newest)
+    ]
+
+
+def _to_value(table: Table, column: str, value: Any) -> Any:
+    if value is not None and isinstance(table.c[column].type, DateTime):
+        return datetime.fromtimestamp(value, UTC)
+    return value
+
+
+def _written(table: Table) -> list[str]:
+    return [column.name for column in table.c if column.computed is None]
+
+
+def _searched(row: Row) -> str | None:
+    """The text of an item, which follows from its content: facts need not carry it twice."""
+    content = row.get("content")
+    if content is None:
+        return None
+    return text_of(msgspec.json.decode(content)).replace("\0", "\ufffd") or None
+
+
+def _to_upsert(table: Table) -> Insert:
+    statement = insert(table)
+    keys = {column.name for column in table.primary_key}
+    return statement.on_conflict_do_update(
+        index_elements=list(table.primary_key),
+        set_={name: statement.excluded[name] for name in _written(table) if name not in keys},
+        where=statement.excluded.version > table.c.version,
+    )
+
+
+_UPSERTS: Final = {table.name: _to_upsert(table) for table in STATE}
+_PURGED: Final = ("conversation_branches", "conversation_items")
+_PURGES: Final = {
+    name: delete(TABLES[name]).where(
+        TABLES[name].c.conversation_id.in_(
+            select(conversations.c.id).where(
+                conversations.c.id == any_(bindparam("touched", type_=ARRAY(Text))),
+                conversations.c.deleted_at.is_not(None),
+            )
+        )
+    )
+    for name in _PURGED
+}
+
+
+async def find(
+    connection: AsyncConnection,
+    table: Table,
+    *conditions: ColumnElement[bool],
+    locked: bool = False,
+) -> Row | None:
+    """Read the one row that meets the conditions and is not deleted, as it would be written.
+
+    `locked` keeps others from changing it until the transaction ends.
+    """
+    question = select(*[table.c[name] for name in _written(table)]).where(
+        table.c.deleted_at.is_(None), *conditions
+    )
+    found = (await connection.execute(question.with_for_update() if locked else question)).first()
+    return to_row(found._mapping) if found is not None else None
+
+
+def to_row(found: RowMapping) -> Row:
+    """Put what the database has into the form that is written."""
+    return {
+        name: value.timestamp() if isinstance(value, datetime) else value
+        for name, value in found.items()
+    }

@@ -1,0 +1,225 @@
+"""Carries out commands: each once, whole or not at all, and told to the log.
+
+The effect, the command's own row and the event to be told are one transaction. Then the event is
+stored, the answer sent, the command acked; whatever is missing after a crash is made up for when
+the command is delivered again.
+"""
+
+import hashlib
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import structlog
+from sqlalchemy import bindparam, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bus import Bus
+from schemas import subjects
+from schemas.commands import BEGUN, Command, Reply, encode
+from schemas.errors import IdempotencyConflict, InvalidRequest, JanError, Unavailable
+from schemas.events import StateChanged, encode_event
+from schemas.queries import encode_failure
+from workers.persistence.changes import Effect, apply, encode_rows
+from workers.persistence.database import Database, describe, is_poison, is_transient
+from workers.persistence.tables import processed_commands as processed
+
+logger = structlog.get_logger()
+
+_TRANSACTION_SECONDS: Final = 2.5  # less than the consumer waits for an ack
+_ATTEMPTS: Final = 5  # of a transaction that lost against another one
+_EVENT_SECONDS: Final = 2.0
+
+Decide = Callable[[AsyncConnection, Command, Any], Awaitable[Effect]]
+
+
+class Action(NamedTuple):
+    """What a command's body is, and what decides on its effect, in the transaction."""
+
+    kind: type[msgspec.Struct]
+    decide: Decide
+
+
+class Done(NamedTuple):
+    """A command that was carried out. `event` is what the log may not have yet."""
+
+    digest: bytes
+    event: bytes | None
+    seq: int | None
+    answer: bytes | None
+
+
+class ToldEvent(msgspec.Struct, frozen=True):
+    """An event on its way: its subject, its id, itself."""
+
+    subject: str
+    msg_id: str
+    event: msgspec.Raw
+
+
+class DatabaseAway(Exception):
+    """It is not known whether the command was carried out: it must be delivered again."""
+
+
+class Commander:
+    """Does what commands say."""
+
+    def __init__(self, database: Database, bus: Bus, actions: Mapping[str, Action]) -> None:
+        self._database = database
+        self._bus = bus
+        self._actions = {
+            name: (msgspec.json.Decoder(action.kind).decode, action.decide)
+            for name, action in actions.items()
+        }
+
+    async def carry_out(self, name: str, command: Command) -> bytes:
+        """Carry out a command and tell the log; return the Reply or the Failure, encoded.
+
+        Raises DatabaseAway and BusError: it must be delivered again.
+        """
+        try:
+            done = await self._done(name, command)
+        except JanError as error:
+            return encode_failure(error)
+        seq = done.seq or await self.tell_log(command.id, done.event)
+        return encode(Reply(seq, msgspec.Raw(done.answer or b"null")))
+
+    async def tell_log(self, command_id: str, told: bytes | None) -> int:
+        """Store a command's event and note that the log has it; return its sequence."""
+        if told is None:
+            return 0
+        event = msgspec.json.decode(told, type=ToldEvent)
+        ack = await self._bus.store(
+            event.subject, bytes(event.event), msg_id=event.msg_id, timeout=_EVENT_SECONDS
+        )
+        await self._note(command_id, ack.seq)
+        return ack.seq
+
+    async def _done(self, name: str, command: Command) -> Done:
+        """The command's outcome, from now or from before. Raises JanError if it is refused."""
+        decode, decide = self._actions[name]
+        try:
+            body = decode(command.body)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise InvalidRequest(f"the command {name} can't be read: {error}") from None
+        for attempt in range(_ATTEMPTS):
+            try:
+                return await self._in_transaction(name, command, decide, body)
+            except DBAPIError as error:
+                if is_transient(error) and attempt < _ATTEMPTS - 1:
+                    continue
+                if is_poison(error):
+                    raise InvalidRequest(f"the database refuses it: {describe(error)}") from error
+                self._database.health.down(error)
+                raise DatabaseAway from error
+        raise AssertionError("unreachable")
+
+    async def _in_transaction(
+        self, name: str, command: Command, decide: Decide, body: msgspec.Struct
+    ) -> Done:
+        begun = False
+        try:
+            async with self._database.connect(_TRANSACTION_SECONDS) as connection:
+                done = await claim(connection, name, command)
+                if done is None:
+                    _require_time(command)
+                    effect = await decide(connection, command, body)
+                    done = await conclude(connection, command, effect)
+                    begun = True
+                    self._say(command, BEGUN)
+                    await connection.commit()
+        except (SQLAlchemyError, OSError) as error:
+            if isinstance(error, DBAPIError) and not begun:
+                raise
+            self._database.health.down(error)
+            raise DatabaseAway from error
+        self._database.health.up()
+        return done
+
+    def _say(self, command: Command, word: bytes) -> None:
+        if command.reply_to:
+            self._bus.publish(command.reply_to, word)
+
+    async def _note(self, command_id: str, seq: int) -> None:
+        """Note that the log has a command's event. Not noted, it is only told once more."""
+        try:
+            async with self._database.connect(_TRANSACTION_SECONDS) as connection:
+                await connection.execute(_NOTE, {"command": command_id, "at_seq": seq})
+                await connection.commit()
+        except (SQLAlchemyError, OSError) as error:
+            self._database.health.down(error)
+
+
+def _require_time(command: Command) -> None:
+    """Leave undone what nobody waits for any more. Raises Unavailable.
+
+    Only once the command is claimed: an earlier delivery may have done it just in time.
+    """
+    if time.time() > command.deadline:
+        raise Unavailable("it took too long, and was not done", retry_after=1)
+
+
+async def claim(connection: AsyncConnection, name: str, command: Command) -> Done | None:
+    """Take a command in the caller's transaction; return what it did if it was done before.
+
+    While another worker is at it, this waits for its end. Raises IdempotencyConflict if the id
+    stands for another command.
+    """
+    digest = hashlib.sha256(name.encode() + b"\0" + command.body).digest()
+    row = {
+        "id": command.id,
+        "principal": command.principal,
+        "name": name,
+        "entity": "",
+        "digest": digest,
+        "at": datetime.fromtimestamp(command.at, UTC),
+    }
+    claimed = (await connection.execute(_CLAIM, row)).rowcount
+    if claimed:
+        return None
+    found = (await connection.execute(_FIND, {"command": command.id})).one()
+    if found.digest != digest:
+        raise IdempotencyConflict("the Idempotency-Key was used for another request")
+    return Done(*found)
+
+
+async def conclude(connection: AsyncConnection, command: Command, effect: Effect) -> Done:
+    """Write a command's effect, and its event to be told, in the caller's transaction."""
+    await apply(connection, effect.rows)
+    event = StateChanged(
+        command=command.id,
+        principal=command.principal,
+        entity=effect.entity,
+        at=command.at,
+        rows=encode_rows(effect.rows),
+        request_id=command.request_id or None,
+    )
+    told = ToldEvent(
+        subjects.state_event(effect.noun, effect.verb, effect.entity),
+        f"EVENTS:{effect.noun}.{effect.verb}:{command.id}:0",
+        msgspec.Raw(encode_event(event)),
+    )
+    done = Done(b"", encode(told), None, effect.answer)
+    values = {"command": command.id, "about": effect.entity, "told": done.event}
+    await connection.execute(_CONCLUDE, values | {"answered": done.answer})
+    return done
+
+
+_CLAIM = insert(processed).on_conflict_do_nothing()
+_FIND = select(processed.c.digest, processed.c.event, processed.c.seq, processed.c.answer).where(
+    processed.c.id == bindparam("command")
+)
+_CONCLUDE = (
+    update(processed)
+    .where(processed.c.id == bindparam("command"))
+    .values(entity=bindparam("about"), event=bindparam("told"), answer=bindparam("answered"))
+)
+_NOTE = (
+    update(processed)
+    .where(processed.c.id == bindparam("command"))
+    .values(event=None, seq=bindparam("at_seq"))
+)

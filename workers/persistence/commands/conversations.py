@@ -1,0 +1,243 @@
+"""Commands about conversations. Each decides in the transaction that writes its effect.
+
+Whoever changes a conversation locks its row first: positions and versions are given in one order.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from schemas import ids, writes
+from schemas.api.conversations import MAIN, Conversation
+from schemas.api.items import Item, id_prefix
+from schemas.api.lists import encode_page
+from schemas.commands import Command, encode
+from schemas.errors import Conflict, InvalidRequest, NotFound
+from workers.persistence.changes import Effect, Row, find
+from workers.persistence.tables import (
+    conversation_branches,
+    conversation_items,
+    conversations,
+    projects,
+)
+
+NOUN = "conversation"
+
+
+async def create(
+    connection: AsyncConnection, command: Command, body: writes.CreateConversation
+) -> Effect:
+    """Make a conversation with its main branch, and its first items."""
+    conversation_id = ids.new_id("conv_")
+    instruction = await read_instruction(connection, command.principal, body.project_id)
+    row: Row = {
+        "id": conversation_id,
+        "principal": command.principal,
+        "version": 1,
+        "title": body.title,
+        "title_locked": body.title is not None,
+        "metadata": body.metadata,
+        "referrer": body.referrer,
+        "project_id": body.project_id,
+        "instruction": instruction,
+        "active_branch": MAIN,
+        "next_position": 0,
+        "created_at": command.at,
+        "updated_at": command.at,
+        "deleted_at": None,
+    }
+    branch = new_branch(row, MAIN, command.at)
+    items = append(row, MAIN, [msgspec.json.decode(item) for item in body.items], command.at)
+    rows = {"conversations": [row], "conversation_branches": [branch], "conversation_items": items}
+    return Effect(NOUN, "created", conversation_id, rows, encode(to_conversation(row)))
+
+
+async def update(
+    connection: AsyncConnection, command: Command, body: writes.UpdateConversation
+) -> Effect:
+    """Change what is named. A title that is given by hand stays until it is taken back."""
+    row = await lock(connection, command.principal, body.id)
+    if body.version is not None and body.version != row["version"]:
+        raise Conflict(
+            f"the conversation has been changed: its version is {row['version']} now",
+            param="If-Match",
+            code="version_conflict",
+        )
+    if body.title is not msgspec.UNSET:
+        row |= {"title": body.title, "title_locked": body.title is not None}
+    if body.metadata is not msgspec.UNSET:
+        row["metadata"] = body.metadata
+    if body.referrer is not msgspec.UNSET:
+        row["referrer"] = body.referrer
+    if body.project_id is not msgspec.UNSET and body.project_id != row["project_id"]:
+        row["project_id"] = body.project_id
+        row["instruction"] = await read_instruction(connection, command.principal, body.project_id)
+    touch(row, command.at)
+    answer = encode(to_conversation(row))
+    return Effect(NOUN, "updated", body.id, {"conversations": [row]}, answer)
+
+
+async def delete(
+    connection: AsyncConnection, command: Command, body: writes.DeleteConversation
+) -> Effect:
+    """Delete a conversation with all that hangs on it; its usage stays counted."""
+    row = await lock(connection, command.principal, body.id)
+    to_tombstone(row, command.at)
+    answer = {"id": body.id, "object": "conversation.deleted", "deleted": True}
+    return Effect(NOUN, "deleted", body.id, {"conversations": [row]}, encode(answer))
+
+
+async def add_items(connection: AsyncConnection, command: Command, body: writes.AddItems) -> Effect:
+    """Append items to a branch."""
+    row = await lock(connection, command.principal, body.conversation)
+    branch = body.branch or row["active_branch"]
+    await require_branch(connection, row, branch)
+    given = [msgspec.json.decode(item) for item in body.items]
+    items = append(row, branch, given, command.at)
+    touch(row, command.at)
+    answer = encode_page(
+        [item["id"] for item in items], [item["content"] for item in items], has_more=False
+    )
+    rows = {"conversations": [row], "conversation_items": items}
+    return Effect(NOUN, "items_added", body.conversation, rows, answer)
+
+
+async def delete_item(
+    connection: AsyncConnection, command: Command, body: writes.DeleteItem
+) -> Effect:
+    """Delete one item, from every branch that has it."""
+    row = await lock(connection, command.principal, body.conversation)
+    item = await find(
+        connection,
+        conversation_items,
+        conversation_items.c.id == body.item,
+        conversation_items.c.conversation_id == body.conversation,
+    )
+    if item is None:
+        raise NotFound(f"there is no item {body.item} in this conversation")
+    touch(row, command.at)
+    rows = {"conversations": [row], "conversation_items": [_bury_item(item, command.at)]}
+    answer = encode(to_conversation(row))
+    return Effect(NOUN, "item_deleted", body.conversation, rows, answer)
+
+
+async def lock(connection: AsyncConnection, principal: str, conversation_id: str) -> Row:
+    """Read a conversation of the principal and keep others from changing it. Raises NotFound."""
+    row = await find(
+        connection,
+        conversations,
+        conversations.c.id == conversation_id,
+        conversations.c.principal == principal,
+        locked=True,
+    )
+    if row is None:
+        raise NotFound(f"there is no conversation {conversation_id}")
+    return row
+
+
+async def require_branch(connection: AsyncConnection, row: Row, name: str) -> Row:
+    """Read a branch of a conversation. Raises NotFound."""
+    branch = await find(
+        connection,
+        conversation_branches,
+        conversation_branches.c.conversation_id == row["id"],
+        conversation_branches.c.name == name,
+    )
+    if branch is None:
+        raise NotFound(f"the conversation has no branch {name!r}", param="branch")
+    return branch
+
+
+async def read_instruction(
+    connection: AsyncConnection, principal: str, project_id: str | None
+) -> str | None:
+    """The instruction of a principal's project. Raises InvalidRequest if there is none such."""
+    if project_id is None:
+        return None
+    project = await find(
+        connection, projects, projects.c.id == project_id, projects.c.principal == principal
+    )
+    if project is None:
+        raise InvalidRequest(f"there is no project {project_id}", param="project_id")
+    instruction: str | None = project["instruction"]
+    return instruction
+
+
+def new_branch(row: Row, name: str, at: float) -> Row:
+    """A branch of a conversation that shares nothing with others."""
+    return {
+        "conversation_id": row["id"],
+        "name": name,
+        "principal": row["principal"],
+        "version": 1,
+        "description": None,
+        "parent": None,
+        "forked_at": None,
+        "segments": [[name, None]],
+        "created_at": at,
+        "deleted_at": None,
+    }
+
+
+def append(
+    row: Row, branch: str, items: Sequence[Item], at: float, *, run_id: str | None = None
+) -> list[Row]:
+    """Make rows of new items at the end of a branch; the conversation's next position moves on."""
+    first = row["next_position"]
+    row["next_position"] = first + len(items)
+    place = {"conversation_id": row["id"], "branch": branch, "principal": row["principal"]}
+    return [
+        place | {"position": position, "created_at": at, "run_id": run_id} | _to_item_row(item)
+        for position, item in enumerate(items, first)
+    ]
+
+
+def touch(row: Row, at: float) -> None:
+    """Note that a conversation was changed."""
+    row["version"] += 1
+    row["updated_at"] = max(at, row["updated_at"])
+
+
+def to_conversation(row: Row) -> Conversation:
+    """A conversation as it is served."""
+    return Conversation(
+        id=row["id"],
+        created_at=int(row["created_at"]),
+        updated_at=int(row["updated_at"]),
+        title=row["title"],
+        title_locked=row["title_locked"],
+        metadata=row["metadata"],
+        project_id=row["project_id"],
+        referrer=row["referrer"],
+        active_branch=row["active_branch"],
+        version=row["version"],
+    )
+
+
+def to_tombstone(row: Row, at: float) -> None:
+    """Leave of a conversation its ids and times. What hangs on it goes with it: `changes.apply`."""
+    row |= {"title": None, "metadata": {}, "referrer": None, "instruction": None, "deleted_at": at}
+    touch(row, at)
+
+
+def _bury_item(item: Row, at: float) -> Row:
+    return item | {
+        "version": item["version"] + 1,
+        "content": None,
+        "call_id": None,
+        "deleted_at": at,
+    }
+
+
+def _to_item_row(item: Item) -> Row:
+    item_id = item.get("id") or ids.new_id(id_prefix(item["type"]))
+    return {
+        "id": item_id,
+        "version": 1,
+        "type": item["type"],
+        "role": item.get("role"),
+        "call_id": item.get("call_id"),
+        "content": encode({"id": item_id} | item),
+        "deleted_at": None,
+    }

@@ -1,0 +1,22 @@
+"""What the log says, one message at a time."""
+
+from typing import NamedTuple
+
+
+class Fact(NamedTuple):
+    """One message of the log: `time` is when the server stored it, in unix seconds."""
+
+    seq: int
+    subject: str  # events.<noun>.<verb>.<shard>
+    data: bytes
+    time: float
+
+    @property
+    def noun(self) -> str:
+        """What it happened to."""
+        return self.subject.split(".")[1]
+
+    @property
+    def verb(self) -> str:
+        """What happened."""
+        return self.subject.split(".")[2]

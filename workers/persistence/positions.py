@@ -1,0 +1,61 @@
+"""How far the database has come in the log, exactly, while several workers share the work.
+
+Batches are committed in any order, so the highest sequence says little. What is kept is the set of
+all sequences that were taken in, as ranges: one range, but for the moments in which a worker is
+ahead of another, or when messages were erased from the log before anybody read them.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+_ADVANCE = text(
+    "INSERT INTO projection_positions AS p (name, applied)"
+    " VALUES ('log', CAST(:applied AS int8multirange))"
+    " ON CONFLICT (name) DO UPDATE SET applied = p.applied + excluded.applied"
+)
+_HAS_REACHED = text(
+    "SELECT applied @> int8range(lower(applied), CAST(:seq AS int8), '[]')"
+    " FROM projection_positions WHERE name = 'log' AND lower(applied) <= :seq"
+)
+_HAS_HOLES = text(
+    "SELECT 1 FROM projection_positions WHERE name = 'log'"
+    " AND applied <> int8multirange(range_merge(applied))"
+)
+_FILL = text(
+    "UPDATE projection_positions"
+    " SET applied = applied + int8multirange(int8range(lower(applied), CAST(:seq AS int8), '[]'))"
+    " WHERE name = 'log' AND lower(applied) <= :seq"
+)
+
+
+async def advance(connection: AsyncConnection, sequences: Sequence[int]) -> None:
+    """Note that these were taken in, in the caller's transaction."""
+    await connection.execute(_ADVANCE, {"applied": to_multirange(sequences)})
+
+
+async def has_reached(connection: AsyncConnection, seq: int) -> bool:
+    """Tell whether everything up to `seq` was taken in."""
+    return bool(await connection.scalar(_HAS_REACHED, {"seq": seq}))
+
+
+async def has_holes(connection: AsyncConnection) -> bool:
+    """Tell whether something before the newest sequence was not taken in (yet)."""
+    return bool(await connection.scalar(_HAS_HOLES))
+
+
+async def fill(connection: AsyncConnection, seq: int) -> None:
+    """Note that nothing up to `seq` is left to be taken in: the rest was erased from the log."""
+    await connection.execute(_FILL, {"seq": seq})
+
+
+def to_multirange(sequences: Sequence[int]) -> str:
+    """Write a set of sequences as PostgreSQL's int8multirange: `{[1,4),[7,8)}`."""
+    ranges: list[list[int]] = []
+    for seq in sorted(set(sequences)):
+        if ranges and ranges[-1][1] == seq:
+            ranges[-1][1] = seq + 1
+        else:
+            ranges.append([seq, seq + 1])
+    return "{" + ",".join(f"[{first},{end})" for first, end in ranges) + "}"

@@ -1,0 +1,39 @@
+"""Pages of a list: a keyset on a sortable column, in either direction, from a row on."""
+
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Row, Select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from schemas.api.lists import Paging
+
+
+class Page(NamedTuple):
+    """Rows in the asked-for order, and whether there are more beyond them."""
+
+    rows: list[Row[Any]]
+    has_more: bool
+
+
+async def read_page(
+    connection: AsyncConnection,
+    question: Select[Any],
+    column: ColumnElement[Any],
+    paging: Paging,
+    *,
+    after: Any = None,
+    before: Any = None,
+) -> Page:
+    """Read the page that follows `after`, or ends before `before` (values of the column)."""
+    ascending = paging.order == "asc"
+    backwards = before is not None and after is None
+    if after is not None:
+        question = question.where(column > after if ascending else column < after)
+    if before is not None:
+        question = question.where(column < before if ascending else column > before)
+    upwards = ascending != backwards
+    ordered = question.order_by(column.asc() if upwards else column.desc())
+    rows = list((await connection.execute(ordered.limit(paging.limit + 1))).all())
+    has_more = len(rows) > paging.limit
+    rows = rows[: paging.limit]
+    return Page(rows[::-1] if backwards else rows, has_more)

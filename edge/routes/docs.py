@@ -8,7 +8,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from edge import openapi
+from edge.openapi import document as openapi
 
 STATIC = Path(__file__).parents[1] / "static"
 

@@ -63,6 +63,44 @@ class Conversation(Struct, kw_only=True):
     version: int
 
 
+class ConversationDeleted(Struct, kw_only=True):
+    """A conversation is gone."""
+
+    id: str
+    object: str = "conversation.deleted"
+    deleted: bool = True
+
+
+class Item(Struct, kw_only=True):
+    """An item as it is served; what else it has depends on its type."""
+
+    id: str
+    type: str
+    status: str
+
+
+class ConversationList(Struct):
+    """A page of conversations."""
+
+    object: str
+    data: list[Conversation]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+    next_after: str | None
+
+
+class ItemList(Struct):
+    """A page of items."""
+
+    object: str
+    data: list[Item]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+    next_after: str | None
+
+
 decode_create = decoder(CreateConversation)
 decode_update = decoder(UpdateConversation)
 decode_add_items = decoder(AddItems)

@@ -23,6 +23,7 @@ PARTS = {
     "KeyLimits",
     "Figures",
     "Probe",
+    "Turn",
 }  # of messages, not sent alone
 
 

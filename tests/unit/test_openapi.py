@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from starlette.routing import Route
 
 from edge.app import create_routes
-from edge.openapi import OPERATIONS, describe
+from edge.openapi.document import OPERATIONS, describe
 
 UNDESCRIBED = {"/", "/v1/openapi.json", "/v1/swagger"}  # pages, and the description itself
 

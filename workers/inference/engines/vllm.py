@@ -25,7 +25,7 @@ from workers.inference.engines.contract import Generation, Outcome, Sink, Tell
 from workers.inference.engines.faults import Redactor, to_error
 from workers.inference.engines.messages.extensions import remove_extensions
 from workers.inference.engines.vllm_serving.load import Load
-from workers.inference.engines.vllm_serving.start import Serving, start
+from workers.inference.engines.vllm_serving.start import Serving, require_vllm, start
 from workers.inference.engines.vllm_serving.stream import Stream, name_field
 
 logger = structlog.get_logger()
@@ -91,8 +91,11 @@ class VllmEngine:
             return _to_result(job, answer.model_dump_json().encode())
 
     async def check(self) -> None:
-        """Raise if vLLM's engine has died."""
-        client = self._ready().client
+        """Raise if vLLM's engine has died; before it is open, if vLLM is not installed."""
+        if self._serving is None:
+            require_vllm()
+            return
+        client = self._serving.client
         try:
             await client.check_health()
         except Exception as error:

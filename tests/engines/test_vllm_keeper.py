@@ -1,14 +1,17 @@
-"""What a worker that dies leaves behind of what vLLM started."""
+"""What a worker that leaves, or dies, leaves behind of what vLLM started."""
 
 import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from cli.supervisor import STOP_ORDER, STOP_SECONDS
+from tests.engines.vllm_engine import needs_vllm, open_engine
 from tests.support.server import eventually
 
 # As vLLM does: a spawned process, and memory that both have.
@@ -50,6 +53,19 @@ def test_a_killed_worker_leaves_neither_processes_nor_shared_memory(tmp_path: Pa
             worker.send_signal(signal.SIGKILL)
         eventually(lambda: not any(_lives(process) for process in family))
         assert not memory.exists()
+
+
+@pytest.mark.vllm
+@needs_vllm
+@pytest.mark.timeout(300)
+async def test_vllm_ends_before_the_servers_stop_would_kill_its_worker(tmp_path: Path) -> None:
+    async with open_engine(tmp_path / "llama") as engine:
+        family = psutil.Process().children(recursive=True)
+        begun = time.monotonic()
+        await engine.close()
+        assert time.monotonic() - begun < STOP_SECONDS * dict(STOP_ORDER)["worker"]
+    left = [process.cmdline() for process in family if _lives(process)]
+    assert all("resource_tracker" in " ".join(command) for command in left)
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -33,6 +33,7 @@ logger = structlog.get_logger()
 _LARGE = 64 * 1024  # bytes of a request that is read off the loop
 _LOOK_EVERY = 1.0
 _HAND_BACK = 5.0
+_SHUTDOWN = 0.2  # vLLM would take 5 s, and a server that stops under load kills a worker sooner
 _OURS = frozenset({"model", "stream", "stream_options", "request_id"})
 
 _encode = msgspec.json.Encoder().encode
@@ -115,7 +116,7 @@ class VllmEngine:
             self._watch.cancel()
         serving, self._serving = self._serving, None
         if serving is not None:
-            await asyncio.to_thread(serving.client.shutdown)
+            await asyncio.to_thread(serving.client.shutdown, _SHUTDOWN)
             await asyncio.to_thread(serving.keeper.close)
 
     def collect(self) -> Iterable[Metric]:

@@ -80,6 +80,8 @@ async def start(provider: VllmProvider, load: Load, tell: Tell) -> Serving:
         args = await asyncio.to_thread(_to_args, provider)
     except ImportError as error:
         raise EngineUnavailable(f"this vLLM can't be used ({error}): {_INSTALL}") from error
+    except Exception as error:
+        raise _to_unavailable(error) from error
     keeper = Keeper()
     loading = asyncio.create_task(asyncio.to_thread(_load, args, _to_listener(load)))
     try:
@@ -145,10 +147,9 @@ def _to_args(provider: VllmProvider) -> Namespace:
                 f"engine_args of {provider.name}: vLLM has no argument {name}{hint}"
             )
     args = parser.parse_args(to_arguments(given, known))
-    try:
-        validate_parsed_serve_args(args)
-    except (TypeError, ValueError) as error:
-        raise _to_unavailable(error) from error
+    validate_parsed_serve_args(args)
+    if args.model.startswith(("/", "./", "../")) and not os.path.exists(args.model):
+        raise EngineUnavailable(f"model of {provider.name}: there is no {args.model}")
     return Namespace(**vars(args))
 
 

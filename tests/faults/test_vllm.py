@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from cli.supervisor import STOP_ORDER, STOP_SECONDS
 from tests.engines.tiny_llama import make_llama
 from tests.engines.vllm_engine import ENVIRONMENT, MAX_LENGTH, needs_vllm
 from tests.faults.conftest import CHAT, Case, Start
@@ -86,6 +88,10 @@ async def test_another_worker_goes_on_without_a_new_start(start: Start, provider
         _assert_same(received, undisturbed)
         print(f"longest gap with another worker: {received.longest_gap:.1f} s")
         assert received.longest_gap < TAKEOVER
+
+        begun = time.monotonic()
+        assert case.server.stop() == 0
+        assert time.monotonic() - begun < STOP_SECONDS * dict(STOP_ORDER)["worker"], "it was killed"
 
 
 def _worker_at_work(case: Case, names: list[str]) -> psutil.Process:

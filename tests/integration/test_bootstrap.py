@@ -79,7 +79,13 @@ def _run(command: list[str], wheels: Path) -> subprocess.CompletedProcess[str]:
         "UV_FIND_LINKS": str(wheels),
     }
     done = subprocess.run(
-        command, cwd=wheels, env=environment, capture_output=True, text=True, timeout=120
+        command,
+        check=False,
+        cwd=wheels,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     return done

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cli.supervisor import STOP_ORDER, STOP_SECONDS
 from tests.engines.tiny_llama import make_llama
-from tests.engines.vllm_engine import ENVIRONMENT, MAX_LENGTH, needs_vllm
+from tests.engines.vllm_engine import ENVIRONMENT, needs_vllm
 from tests.faults.conftest import CHAT, Case, Start
 from tests.support.server import eventually
 from tests.support.sse import Received, Streams
@@ -36,6 +36,7 @@ providers:
         max_num_seqs: 8
         max_model_len: {length}
 """
+LENGTH = 1024  # the model's: the longer an answer, the surer it is killed in the middle
 TAKEOVER = 30  # seconds, on a machine with other things to do: to start vLLM takes longer
 ORDER: dict[str, Any] = {
     "model": "tiny",
@@ -43,7 +44,7 @@ ORDER: dict[str, Any] = {
     "stream": True,
     "stream_options": {"include_usage": True},
     "temperature": 0,
-    "max_tokens": MAX_LENGTH - 100,
+    "max_tokens": LENGTH - 100,
     "ignore_eos": True,
 }
 
@@ -54,7 +55,7 @@ Victim = psutil.Process | Callable[[], psutil.Process]
 def providers(tmp_path: Path) -> str:
     """A providers file with a tiny model on vLLM."""
     model = make_llama(tmp_path / "llama")
-    return PROVIDERS.format(model=json.dumps(str(model)), length=MAX_LENGTH)
+    return PROVIDERS.format(model=json.dumps(str(model)), length=LENGTH)
 
 
 @pytest.mark.requirement("faults.worker.killed")

@@ -374,6 +374,10 @@ def _edge(url: str) -> Finding:
     return Finding("ok", f"edge {url}", status)
 
 
+_REMOTE = "is it up, and are base_url and api_key right?"
+_IN_PROCESS = "put it right, then ./jan up; docs/engines.md says what it needs"
+
+
 async def _engines(providers: Providers) -> AsyncIterator[Finding]:
     from workers.inference.engines import ENGINES  # noqa: PLC0415 - as above
 
@@ -388,7 +392,7 @@ async def _engines(providers: Providers) -> AsyncIterator[Finding]:
             await asyncio.wait_for(engine.check(), TIMEOUT * 2)
             yield Finding("ok", what, f"{provider.kind}, {len(provider.models)} models")
         except (JanError, OSError, TimeoutError) as error:
-            do = "is it up, and are base_url and api_key right?"
+            do = _IN_PROCESS if provider.in_process else _REMOTE
             yield Finding("fail", what, str(error) or type(error).__name__, do)
         finally:
             await engine.close()

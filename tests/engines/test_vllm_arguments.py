@@ -1,12 +1,15 @@
 """What the vllm engine makes of a provider, and what it says where vLLM is not installed."""
 
 import importlib.util
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from schemas.errors import EngineUnavailable
 from schemas.providers import ProviderModel, VllmOptions, VllmProvider
+from tests.engines.vllm_engine import needs_vllm
 from workers.inference.engines.vllm import VllmEngine
 from workers.inference.engines.vllm_serving.start import to_arguments, to_engine_args
 
@@ -77,7 +80,31 @@ def test_values_are_written_as_on_a_command_line() -> None:
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
 async def test_without_vllm_the_command_that_installs_it_is_told() -> None:
     engine = VllmEngine(_provider("one"))
-    with pytest.raises(EngineUnavailable, match=r"pip install .*vllm"):
-        await engine.open(print)
+    for work in (engine.check(), engine.open(print)):
+        with pytest.raises(EngineUnavailable) as raised:
+            await work
+        assert f"{sys.executable} -m pip install 'vllm" in raised.value.message
     assert engine.slots() == 0
     await engine.close()
+
+
+async def test_another_vllm_than_the_one_that_is_driven_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vllm").mkdir()
+    (tmp_path / "vllm/__init__.py").touch()  # one whose serving layer lies elsewhere
+    for name in [name for name in sys.modules if name.partition(".")[0] == "vllm"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    engine = VllmEngine(_provider("one"))
+    try:
+        with pytest.raises(EngineUnavailable, match=r"No module named 'vllm.*pip install"):
+            await engine.open(print)
+    finally:
+        sys.modules.pop("vllm", None)
+
+
+@pytest.mark.vllm
+@needs_vllm
+async def test_before_it_is_open_a_look_at_it_finds_vllm() -> None:
+    await VllmEngine(_provider("one")).check()

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from cli.supervisor import STOP_ORDER, STOP_SECONDS
 from tests.engines.tiny_llama import make_llama
-from tests.engines.vllm_engine import ENVIRONMENT, MAX_LENGTH, needs_vllm
+from tests.engines.vllm_engine import ENVIRONMENT, needs_vllm
 from tests.faults.conftest import CHAT, Case, Start
 from tests.support.server import eventually
 from tests.support.sse import Received, Streams
@@ -34,6 +36,7 @@ providers:
         max_num_seqs: 8
         max_model_len: {length}
 """
+LENGTH = 1024  # the model's: the longer an answer, the surer it is killed in the middle
 TAKEOVER = 30  # seconds, on a machine with other things to do: to start vLLM takes longer
 ORDER: dict[str, Any] = {
     "model": "tiny",
@@ -41,7 +44,7 @@ ORDER: dict[str, Any] = {
     "stream": True,
     "stream_options": {"include_usage": True},
     "temperature": 0,
-    "max_tokens": MAX_LENGTH - 100,
+    "max_tokens": LENGTH - 100,
     "ignore_eos": True,
 }
 
@@ -52,7 +55,7 @@ Victim = psutil.Process | Callable[[], psutil.Process]
 def providers(tmp_path: Path) -> str:
     """A providers file with a tiny model on vLLM."""
     model = make_llama(tmp_path / "llama")
-    return PROVIDERS.format(model=json.dumps(str(model)), length=MAX_LENGTH)
+    return PROVIDERS.format(model=json.dumps(str(model)), length=LENGTH)
 
 
 @pytest.mark.requirement("faults.worker.killed")
@@ -86,6 +89,10 @@ async def test_another_worker_goes_on_without_a_new_start(start: Start, provider
         _assert_same(received, undisturbed)
         print(f"longest gap with another worker: {received.longest_gap:.1f} s")
         assert received.longest_gap < TAKEOVER
+
+        begun = time.monotonic()
+        assert case.server.stop() == 0
+        assert time.monotonic() - begun < STOP_SECONDS * dict(STOP_ORDER)["worker"], "it was killed"
 
 
 def _worker_at_work(case: Case, names: list[str]) -> psutil.Process:

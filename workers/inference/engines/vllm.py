@@ -25,7 +25,7 @@ from workers.inference.engines.contract import Generation, Outcome, Sink, Tell
 from workers.inference.engines.faults import Redactor, to_error
 from workers.inference.engines.messages.extensions import remove_extensions
 from workers.inference.engines.vllm_serving.load import Load
-from workers.inference.engines.vllm_serving.start import Serving, start
+from workers.inference.engines.vllm_serving.start import Serving, require_vllm, start
 from workers.inference.engines.vllm_serving.stream import Stream, name_field
 
 logger = structlog.get_logger()
@@ -33,6 +33,7 @@ logger = structlog.get_logger()
 _LARGE = 64 * 1024  # bytes of a request that is read off the loop
 _LOOK_EVERY = 1.0
 _HAND_BACK = 5.0
+_SHUTDOWN = 0.2  # vLLM would take 5 s, and a server that stops under load kills a worker sooner
 _OURS = frozenset({"model", "stream", "stream_options", "request_id"})
 
 _encode = msgspec.json.Encoder().encode
@@ -91,8 +92,11 @@ class VllmEngine:
             return _to_result(job, answer.model_dump_json().encode())
 
     async def check(self) -> None:
-        """Raise if vLLM's engine has died."""
-        client = self._ready().client
+        """Raise if vLLM's engine has died; before it is open, if vLLM is not installed."""
+        if self._serving is None:
+            require_vllm()
+            return
+        client = self._serving.client
         try:
             await client.check_health()
         except Exception as error:
@@ -112,7 +116,7 @@ class VllmEngine:
             self._watch.cancel()
         serving, self._serving = self._serving, None
         if serving is not None:
-            await asyncio.to_thread(serving.client.shutdown)
+            await asyncio.to_thread(serving.client.shutdown, _SHUTDOWN)
             await asyncio.to_thread(serving.keeper.close)
 
     def collect(self) -> Iterable[Metric]:

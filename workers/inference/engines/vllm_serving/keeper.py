@@ -12,6 +12,8 @@ from collections.abc import Iterable
 
 import psutil
 
+_TRACKER = "multiprocessing.resource_tracker"
+
 
 class Keeper:
     """The worker's side: whatever ends the worker closes the pipe to the keeper's process."""
@@ -42,7 +44,14 @@ class Keeper:
 
 
 def _children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+    return [child for child in psutil.Process().children(recursive=True) if not _tidies(child)]
+
+
+def _tidies(process: psutil.Process) -> bool:
+    """Tell whether it is Python's own, which removes shared memory after the last of the others."""
+    with contextlib.suppress(psutil.Error):
+        return any(_TRACKER in word for word in process.cmdline())
+    return False
 
 
 def keep(lines: Iterable[str]) -> None:

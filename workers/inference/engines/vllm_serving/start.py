@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import json
 import os
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from workers.inference.engines.vllm_serving.load import Load
 
 _TELL_EVERY = 5  # seconds
 _LONG = 500  # characters of a reason
-_INSTALL = "vLLM is not installed: .venv/bin/pip install 'vllm>=0.32,<0.33' installs it"
+_INSTALL = f"{sys.executable} -m pip install 'vllm>=0.32,<0.33'"
 _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",  # nobody is told that it runs
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork would copy the worker's threads' locks
@@ -62,15 +63,25 @@ def _to_listener(load: Load) -> Any:
     return Listener
 
 
+def require_vllm() -> None:
+    """Raise EngineUnavailable, with the command that installs it, if vLLM is not installed."""
+    if importlib.util.find_spec("vllm") is None:
+        raise EngineUnavailable(f"vLLM is not installed: {_INSTALL} installs it")
+
+
 async def start(provider: VllmProvider, load: Load, tell: Tell) -> Serving:
     """Load the model, which takes a minute or more. Raises EngineUnavailable."""
-    if importlib.util.find_spec("vllm") is None:
-        raise EngineUnavailable(_INSTALL)
+    require_vllm()
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     tell("starting vLLM")
     # In threads: importing takes ten seconds, loading minutes, and heartbeats must go on.
-    args = await asyncio.to_thread(_to_args, provider)
+    try:
+        args = await asyncio.to_thread(_to_args, provider)
+    except ImportError as error:
+        raise EngineUnavailable(f"this vLLM can't be used ({error}): {_INSTALL}") from error
+    except Exception as error:
+        raise _to_unavailable(error) from error
     keeper = Keeper()
     loading = asyncio.create_task(asyncio.to_thread(_load, args, _to_listener(load)))
     try:
@@ -136,10 +147,9 @@ def _to_args(provider: VllmProvider) -> Namespace:
                 f"engine_args of {provider.name}: vLLM has no argument {name}{hint}"
             )
     args = parser.parse_args(to_arguments(given, known))
-    try:
-        validate_parsed_serve_args(args)
-    except (TypeError, ValueError) as error:
-        raise _to_unavailable(error) from error
+    validate_parsed_serve_args(args)
+    if args.model.startswith(("/", "./", "../")) and not os.path.exists(args.model):
+        raise EngineUnavailable(f"model of {provider.name}: there is no {args.model}")
     return Namespace(**vars(args))
 
 

@@ -47,6 +47,15 @@ class _PubAck(msgspec.Struct):
     error: _ApiError | None = None
 
 
+class _StreamState(msgspec.Struct):
+    first_seq: int
+    last_seq: int
+
+
+class _Stream(msgspec.Struct):
+    state: _StreamState
+
+
 class _AckFloor(msgspec.Struct, frozen=True):
     stream_seq: int = 0
 
@@ -67,6 +76,7 @@ class Stored(msgspec.Struct, frozen=True):
 
 OnAck = Callable[[Ack | BusError], None]
 _OnReply = Callable[[Message | None], bool]  # None: no answer came; True: no more is expected
+_decode_stream = msgspec.json.Decoder(_Stream).decode
 _decode_consumer = msgspec.json.Decoder(_Consumer).decode
 _decode_pub_ack = msgspec.json.Decoder(_PubAck).decode
 
@@ -239,6 +249,12 @@ class Bus:
         if message.status == 503:
             raise NoResponders(f"nobody answers on {subject}")
         return message
+
+    async def bounds(self, stream: str) -> tuple[int, int]:
+        """Ask for the first and the last sequence of a stream's messages. Raises BusError."""
+        answer = await self.ask(f"$JS.API.STREAM.INFO.{stream}", b"")
+        state = _decode_stream(answer).state
+        return state.first_seq, state.last_seq
 
     async def ack_floor(self, stream: str, consumer: str) -> int:
         """Ask up to where a consumer has nothing left to hand out. Raises BusError."""

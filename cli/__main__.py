@@ -28,6 +28,7 @@ VERBS = (
     "edge",
     "worker",
     "migrate",
+    "rebuild",
 )
 INTERRUPTED = 130
 

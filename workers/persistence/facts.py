@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from bus import Stored
+
 
 class Fact(NamedTuple):
     """One message of the log: `time` is when the server stored it, in unix seconds."""
@@ -20,3 +22,8 @@ class Fact(NamedTuple):
     def verb(self) -> str:
         """What happened."""
         return self.subject.split(".")[2]
+
+
+def to_fact(stored: Stored) -> Fact:
+    """Take a fact that was read back from the log."""
+    return Fact(stored.seq, stored.subject, stored.data, stored.time)

@@ -19,6 +19,11 @@ _HAS_REACHED = text(
     "SELECT applied @> int8range(lower(applied), CAST(:seq AS int8), '[]')"
     " FROM projection_positions WHERE name = 'log' AND lower(applied) <= :seq"
 )
+_REACHED = text(
+    "SELECT upper(stretch) - 1 FROM"
+    " (SELECT unnest(applied) AS stretch FROM projection_positions WHERE name = 'log') AS s"
+    " ORDER BY lower(stretch) LIMIT 1"
+)
 _HAS_HOLES = text(
     "SELECT 1 FROM projection_positions WHERE name = 'log'"
     " AND applied <> int8multirange(range_merge(applied))"
@@ -38,6 +43,11 @@ async def advance(connection: AsyncConnection, sequences: Sequence[int]) -> None
 async def has_reached(connection: AsyncConnection, seq: int) -> bool:
     """Tell whether everything up to `seq` was taken in."""
     return bool(await connection.scalar(_HAS_REACHED, {"seq": seq}))
+
+
+async def reached(connection: AsyncConnection) -> int:
+    """The sequence up to which everything was taken in; 0: nothing was."""
+    return int(await connection.scalar(_REACHED) or 0)
 
 
 async def has_holes(connection: AsyncConnection) -> bool:

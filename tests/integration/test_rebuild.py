@@ -1,0 +1,167 @@
+"""Tables made anew from the log: equal to what was there, whatever happened to that."""
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from bus import Bucket, Bus, open_bus
+from edge.runs import Caller
+from edge.stored import Positions, Stored
+from schemas import subjects, writes
+from schemas.queries import AskConversations
+from tests.support.nats import NatsServer, migrate, running_nats
+from tests.support.persistence import running_worker
+from tests.support.postgres import PostgresServer
+from tests.support.runs import new_run, store, whole_run
+from workers.persistence.database import open_engine
+from workers.persistence.rebuild import PROJECTIONS, Incomplete, Rebuild
+from workers.persistence.tables import conversation_items, conversations, runs
+
+CALLER = Caller("user_a", "req_1")
+
+
+@pytest.fixture
+def nats(tmp_path: Path) -> Iterator[NatsServer]:
+    with running_nats(tmp_path / "store") as server:
+        yield server
+
+
+@dataclass(frozen=True)
+class Place:
+    """A server with something stored, and ways to it."""
+
+    url: str
+    engine: AsyncEngine
+    cli: Bus
+    stored: Stored
+
+    async def rebuild(self, *names: str, only_check: bool = False) -> dict[str, bool]:
+        chosen = names or tuple(PROJECTIONS)
+        compared = await Rebuild(self.url, self.cli, chosen, only_check=only_check).run()
+        return {table.table: table.equal for table in compared}
+
+    async def count(self, table: object) -> int:
+        async with self.engine.connect() as connection:
+            return int(await connection.scalar(select(func.count()).select_from(table)) or 0)  # type: ignore[arg-type]
+
+    async def execute(self, statement: str) -> None:
+        async with self.engine.begin() as connection:
+            await connection.execute(text(statement))
+
+
+def message(words: str) -> msgspec.Raw:
+    item = {
+        "type": "message",
+        "role": "user",
+        "status": "completed",
+        "content": [{"type": "input_text", "text": words}],
+    }
+    return msgspec.Raw(msgspec.json.encode(item))
+
+
+@pytest.fixture
+async def place(nats: NatsServer, postgres: PostgresServer) -> AsyncIterator[Place]:
+    await migrate(nats)
+    async with (
+        postgres.database() as url,
+        running_worker(nats, url),
+        open_bus(nats.url("edge"), name="edge") as edge,
+        open_bus(nats.url("inference"), name="inference") as inference,
+        open_bus(nats.url("cli"), name="cli") as cli,
+    ):
+        stored = Stored(
+            edge, Positions(Bucket(edge, subjects.KV_POSITIONS), lambda: False), patience=5.0
+        )
+        engine = open_engine(url, pool_size=1)
+        await fill(stored, edge, inference)
+        yield Place(url, engine, cli, stored)
+        await engine.dispose()
+
+
+async def fill(stored: Stored, edge: Bus, inference: Bus) -> None:
+    """Two conversations, one of them deleted, an item less, and some runs."""
+    kept, gone = [
+        msgspec.json.decode(
+            await stored.command(
+                "conversations", "create", CALLER, writes.CreateConversation(title=title)
+            )
+        )["id"]
+        for title in ("kept", "gone")
+    ]
+    for conversation in (kept, gone):
+        body = writes.AddItems(conversation, [message("one"), message("two")])
+        added = msgspec.json.decode(
+            await stored.command("conversations", "add_items", CALLER, body)
+        )
+    await stored.command(
+        "conversations", "delete_item", CALLER, writes.DeleteItem(gone, added["last_id"])
+    )
+    await stored.command("conversations", "delete", CALLER, writes.DeleteConversation(gone))
+    await stored.command(
+        "conversations", "update", CALLER, writes.UpdateConversation(kept, title="kept, renamed")
+    )
+    for _ in range(5):
+        sequences = await store(edge, inference, whole_run(new_run()))
+    await stored.positions.advance(CALLER.principal, sequences[-1])
+    await stored.ask("conversations", "list", AskConversations(principal=CALLER.principal))
+
+
+async def test_what_is_there_is_what_the_log_says(place: Place) -> None:
+    compared = await place.rebuild(only_check=True)
+
+    assert all(compared.values()), compared
+    assert await place.count(runs) == 5
+
+
+async def test_lost_rows_come_back_and_wrong_ones_are_put_right(place: Place) -> None:
+    await place.execute("DELETE FROM runs")
+    await place.execute("TRUNCATE conversation_items, conversation_branches")
+    await place.execute("UPDATE conversations SET title = 'wrong', version = 99")
+
+    compared = await place.rebuild()
+
+    wrong = {"runs", "conversation_items", "conversation_branches", "conversations"}
+    assert {table for table, equal in compared.items() if not equal} == wrong
+    assert all((await place.rebuild(only_check=True)).values())
+    assert await place.count(runs) == 5
+    assert await place.count(conversation_items) == 2
+    listed = msgspec.json.decode(
+        await place.stored.ask("conversations", "list", AskConversations(principal="user_a"))
+    )
+    assert [one["title"] for one in listed["data"]] == ["kept, renamed"]
+
+
+async def test_a_check_changes_nothing(place: Place) -> None:
+    await place.execute("DELETE FROM runs")
+
+    compared = await place.rebuild("runs", only_check=True)
+
+    assert compared == {"runs": False, "run_attempts": True, "run_events": True}
+    assert await place.count(runs) == 0
+
+
+async def test_one_projection_leaves_the_others_alone(place: Place) -> None:
+    await place.execute("DELETE FROM runs")
+    await place.execute("DELETE FROM conversation_items")
+
+    assert (await place.rebuild("runs"))["runs"] is False
+
+    assert await place.count(runs) == 5
+    assert await place.count(conversation_items) == 0
+    assert await place.count(conversations) == 2
+
+
+async def test_a_log_that_lacks_its_beginning_is_not_enough(place: Place, nats: NatsServer) -> None:
+    async with open_bus(nats.url("migrate"), name="migrate") as migrating:
+        info = await migrating.js.stream_info("EVENTS")
+        info.config.max_msgs = 3
+        await migrating.js.update_stream(info.config)
+
+    with pytest.raises(Incomplete, match="begins with its message"):
+        await place.rebuild()
+    assert await place.count(runs) == 5

@@ -14,6 +14,7 @@ from bus.connection import (
     open_bus,
 )
 from bus.objects import ObjectStore, open_store
+from bus.pull import Delivery, Pull, open_pull
 from bus.wire import Message
 
 __all__ = [
@@ -21,9 +22,11 @@ __all__ = [
     "Ack",
     "Bucket",
     "Bus",
+    "Delivery",
     "Entry",
     "Message",
     "ObjectStore",
+    "Pull",
     "Stored",
     "Subscription",
     "Watch",
@@ -32,5 +35,6 @@ __all__ = [
     "connect_options",
     "header_block",
     "open_bus",
+    "open_pull",
     "open_store",
 ]

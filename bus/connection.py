@@ -21,6 +21,7 @@ logger = structlog.get_logger()
 
 WRONG_LAST_SEQUENCE = 10071
 QUEUE_FULL = frozenset({10077, 10047})  # too many messages for the stream or for the subject
+_ERASED = frozenset({10037, 10043, 10057})  # there is no such message (any more)
 _SWEEP = 0.25  # seconds between looks for publishes whose ack is overdue
 _BATCH = 256  # messages of one direct get
 _BATCH_BYTES = 1 << 18  # of one direct get, one message more at most: who reads may hold no more
@@ -50,6 +51,7 @@ class _PubAck(msgspec.Struct):
 class _StreamState(msgspec.Struct):
     first_seq: int
     last_seq: int
+    messages: int = 0
 
 
 class _Stream(msgspec.Struct):
@@ -255,6 +257,23 @@ class Bus:
         answer = await self.ask(f"$JS.API.STREAM.INFO.{stream}", b"")
         state = _decode_stream(answer).state
         return state.first_seq, state.last_seq
+
+    async def erase(self, stream: str, seq: int) -> None:
+        """Overwrite a message in its stream's file. Idempotent. Raises BusError."""
+        asked = msgspec.json.encode({"seq": seq, "no_erase": False})
+        answer = await self.ask(f"$JS.API.STREAM.MSG.DELETE.{stream}", asked, timeout=10.0)
+        error = _decode_pub_ack(answer).error
+        if error is not None and error.err_code not in _ERASED:
+            raise BusError(error.description, err_code=error.err_code)
+
+    async def compact_empty(self, stream: str) -> bool:
+        """Drop a stream's files if it is empty; what comes meanwhile stays. Raises BusError."""
+        state = _decode_stream(await self.ask(f"$JS.API.STREAM.INFO.{stream}", b"")).state
+        if state.messages:
+            return False
+        asked = msgspec.json.encode({"seq": state.last_seq + 1})
+        await self.ask(f"$JS.API.STREAM.PURGE.{stream}", asked, timeout=10.0)
+        return True
 
     async def ack_floor(self, stream: str, consumer: str) -> int:
         """Ask up to where a consumer has nothing left to hand out. Raises BusError."""

@@ -32,6 +32,7 @@ from edge.routes import (
     home,
     messages,
     models,
+    users,
 )
 from edge.runs import RunOptions, Runs, open_runs
 from edge.sessions import REVOKED, Revoked, Sessions
@@ -69,6 +70,7 @@ def create_routes() -> list[BaseRoute]:
         *embeddings.ROUTES,
         *models.ROUTES,
         *conversations.ROUTES,
+        *users.ROUTES,
         *admin.ROUTES,
         *auth.ROUTES,
         *health.ROUTES,

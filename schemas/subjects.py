@@ -56,6 +56,11 @@ def state_event(noun: str, verb: str, entity: str) -> str:
     return f"events.{noun}.{verb}.{shard(entity)}"
 
 
+def erased_event(verb: str, run_id: str) -> str:
+    """Where a run's fact is told once more, without what was said, as that was erased."""
+    return f"events.erased.{verb}.{shard(run_id)}"
+
+
 def event_shard(run_id: str) -> str:
     """Filter for all events in the shard of a run."""
     return f"events.*.*.{shard(run_id)}"

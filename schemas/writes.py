@@ -48,3 +48,7 @@ class DeleteItem(msgspec.Struct, frozen=True):
 
     conversation: str
     item: str
+
+
+class DeleteUser(msgspec.Struct, frozen=True):
+    """`users.delete`: everything that the command's principal has stored until now."""

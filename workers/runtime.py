@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from bus import Bucket, Bus, attach, connect_options
+from bus import Bucket, Bus, ObjectStore, attach, connect_options, open_store
 from schemas import subjects
 from schemas.errors import BusError, BusUnavailable
 
@@ -65,6 +65,23 @@ class WorkerSettings(BaseSettings):
         description="Port of /metrics and /healthz. 0 takes a free one, so that any number of "
         "workers can start on one machine.",
     )
+    s3_url: str = Field(
+        default="",
+        description="Object store of large requests; empty: the folder `objects` under data.",
+    )
+    s3_bucket: str = Field(default="jan", description="Bucket of the object store.")
+    s3_access_key: str = Field(default="", description="Who uses the object store.")
+    s3_secret_key: SecretStr = Field(default=SecretStr(""), description="Its secret.")
+
+    def open_objects(self) -> ObjectStore:
+        """Open the object store that all processes share."""
+        return open_store(
+            self.data / "objects",
+            s3_url=self.s3_url,
+            s3_bucket=self.s3_bucket,
+            access_key=self.s3_access_key,
+            secret=self.s3_secret_key.get_secret_value(),
+        )
 
 
 class Work(Protocol):

@@ -450,6 +450,8 @@ PUBLISH = {
             "$JS.ACK.EVENTS.persistence-log.1.1.1.1.0",
             "$JS.API.DIRECT.GET.EVENTS",
             "$JS.API.DIRECT.GET.TOKENS",
+            "$JS.API.STREAM.MSG.DELETE.EVENTS",
+            "$JS.API.STREAM.PURGE.COMMANDS",
         ],
         [
             "events.run.finished.7",
@@ -458,7 +460,8 @@ PUBLISH = {
             "commands.run.delete",
             "$KV.keys.k",
             "$JS.API.CONSUMER.MSG.NEXT.JOBS.inference-remote-interactive",
-            "$JS.API.STREAM.MSG.DELETE.EVENTS",
+            "$JS.API.STREAM.MSG.DELETE.JOBS",
+            "$JS.API.STREAM.PURGE.EVENTS",
             "_INBOX.inference.x",
         ],
     ),

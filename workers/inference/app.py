@@ -9,7 +9,7 @@ from pathlib import Path
 import structlog
 from prometheus_client import CollectorRegistry
 
-from bus import Bus, open_store
+from bus import Bus
 from schemas.providers import Providers, ProvidersError
 from workers.inference.abandon import watch_abandonment
 from workers.inference.breakers import open_breakers
@@ -108,13 +108,7 @@ async def open_inference(
     """
     check_pools(settings.pools, providers)
     metrics = InferenceMetrics(registry)
-    objects = open_store(
-        settings.data / "objects",
-        s3_url=settings.s3_url,
-        s3_bucket=settings.s3_bucket,
-        access_key=settings.s3_access_key,
-        secret=settings.s3_secret_key.get_secret_value(),
-    )
+    objects = settings.open_objects()
     url = settings.nats_url.get_secret_value()
     cancels = Cancels()
     async with (

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
 from workers.runtime import WorkerSettings
@@ -53,13 +53,6 @@ class InferenceSettings(WorkerSettings):
         description="Seconds that request bodies over 1 MiB stay in the object store. A day is how "
         "long a job can wait in its queue; nothing reads them after it.",
     )
-    s3_url: str = Field(
-        default="",
-        description="Object store of large requests; empty: the folder `objects` under data.",
-    )
-    s3_bucket: str = Field(default="jan", description="Bucket of the object store.")
-    s3_access_key: str = Field(default="", description="Who uses the object store.")
-    s3_secret_key: SecretStr = Field(default=SecretStr(""), description="Its secret.")
 
     @field_validator("pools", mode="before")
     @classmethod

@@ -4,7 +4,7 @@ from typing import Final
 
 from schemas import writes
 from workers.persistence.commander import Action
-from workers.persistence.commands import conversations
+from workers.persistence.commands import conversations, users
 
 ACTIONS: Final = {
     "conversations.create": Action(writes.CreateConversation, conversations.create),
@@ -12,4 +12,5 @@ ACTIONS: Final = {
     "conversations.delete": Action(writes.DeleteConversation, conversations.delete),
     "conversations.add_items": Action(writes.AddItems, conversations.add_items),
     "conversations.delete_item": Action(writes.DeleteItem, conversations.delete_item),
+    "users.delete": Action(writes.DeleteUser, users.delete),
 }

@@ -2,30 +2,28 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from faststream.message import StreamMessage
-from faststream.middlewares import AckPolicy
-from faststream.nats import JStream, NatsBroker, PullSub
+from faststream.nats import NatsBroker
 from nats.aio.msg import Msg
 from prometheus_client import CollectorRegistry
 
-from bus import Bus, connect_options
+from bus import Bus, Pull, open_pull
 from schemas import subjects
 from workers.persistence.actions import ACTIONS
 from workers.persistence.answers import Answers
 from workers.persistence.commander import Commander
 from workers.persistence.database import Database, Health, open_engine
-from workers.persistence.intake import CommandIntake, Intake, Metrics
+from workers.persistence.erasure import Eraser
+from workers.persistence.intake import CommandIntake, LogIntake, Metrics
 from workers.persistence.projector import Projector
 from workers.persistence.settings import PersistenceSettings
-from workers.runtime import OnLoading, OnReady, create_broker, serve
+from workers.runtime import OnLoading, OnReady, beside, create_broker, serve
 
 KIND = "persistence"
 LOG_CONSUMER = "persistence-log"
 COMMANDS_CONSUMER = "persistence-commands"
-_GATHER_SECONDS = 0.05  # how long a batch waits for more: a row is that much behind at most
-_COMMAND_SECONDS = 5.0  # that one request for a command waits
 _COMMANDS_AT_ONCE = 4
 _QUERIES_AT_ONCE = 8
 _LAST_PING_SECONDS = 3.5  # a little more than a connection takes at most
@@ -69,47 +67,44 @@ async def open_worker(
 
     projector = Projector(database, log_floor)
     metrics = Metrics(registry, database.health)
-    subscribe_to_log(broker, settings, Intake(projector, bus, metrics))
-    commander = Commander(database, bus, ACTIONS)
-    subscribe_to_commands(broker, settings, CommandIntake(commander, bus, metrics))
     subscribe_to_queries(broker, Answers(database, bus))
     watching = asyncio.create_task(projector.watch())
-    try:
-        yield Work(database.health)
-    finally:
-        projector.stop()
-        await database.close()
-        # Not cancelled: psycopg would leave a half-made connection open.
-        await asyncio.wait({watching}, timeout=_LAST_PING_SECONDS)
+    eraser = Eraser(database, bus, settings.open_objects())
+    commands = CommandIntake(Commander(database, bus, ACTIONS), bus, metrics)
+    async with (
+        beside(eraser.run()),
+        pulling_log(bus, settings, LogIntake(projector, bus, metrics)),
+        pulling_commands(bus, commands),
+    ):
+        try:
+            yield Work(database.health)
+        finally:
+            # Before anybody is cancelled: psycopg would wait for the server's word.
+            projector.stop()
+            await database.close()
+            await asyncio.wait({watching}, timeout=_LAST_PING_SECONDS)
 
 
-def subscribe_to_log(broker: NatsBroker, settings: PersistenceSettings, intake: Intake) -> None:
-    """Pull what happened, in batches. `jan migrate` has made the consumer."""
-    broker.subscriber(
-        "events.>",
-        durable=LOG_CONSUMER,
-        stream=JStream(subjects.EVENTS, declare=False),
-        pull_sub=PullSub(settings.projection_batch, _GATHER_SECONDS, batch=True),
-        inbox_prefix=_inbox_prefix(settings),
-        ack_policy=AckPolicy.MANUAL,
-        decoder=_raw_messages,
-    )(intake.on_events)
+@asynccontextmanager
+async def pulling_log(
+    bus: Bus, settings: PersistenceSettings, intake: LogIntake
+) -> AsyncIterator[None]:
+    """Take in what happened. `jan migrate` has made the consumer."""
+    batch = settings.projection_batch
+    pull = Pull(bus, subjects.EVENTS, LOG_CONSUMER, batch=batch, ahead=True)
+    async with open_pull(pull), beside(intake.run(pull)):
+        yield
 
 
-def subscribe_to_commands(
-    broker: NatsBroker, settings: PersistenceSettings, intake: CommandIntake
-) -> None:
-    """Pull what is to be written, one command at a time: a batch would wait for its last."""
-    broker.subscriber(
-        "commands.>",
-        durable=COMMANDS_CONSUMER,
-        stream=JStream(subjects.COMMANDS, declare=False),
-        pull_sub=PullSub(1, _COMMAND_SECONDS),
-        max_workers=_COMMANDS_AT_ONCE,
-        inbox_prefix=_inbox_prefix(settings),
-        ack_policy=AckPolicy.MANUAL,
-        decoder=_raw_message,
-    )(intake.on_command)
+@asynccontextmanager
+async def pulling_commands(bus: Bus, intake: CommandIntake) -> AsyncIterator[None]:
+    """Carry out some commands at a time; none waits here behind another."""
+    async with AsyncExitStack() as stack:
+        for _ in range(_COMMANDS_AT_ONCE):
+            pull = Pull(bus, subjects.COMMANDS, COMMANDS_CONSUMER, batch=1)
+            await stack.enter_async_context(open_pull(pull))
+            await stack.enter_async_context(beside(intake.run(pull)))
+        yield
 
 
 def subscribe_to_queries(broker: NatsBroker, answers: Answers) -> None:
@@ -121,15 +116,6 @@ def subscribe_to_queries(broker: NatsBroker, answers: Answers) -> None:
     broker.subscriber(
         subjects.query("*", "*"), queue=KIND, max_workers=_QUERIES_AT_ONCE, decoder=_raw_message
     )(on_question)
-
-
-def _inbox_prefix(settings: PersistenceSettings) -> bytes:
-    options = connect_options(settings.nats_url.get_secret_value(), name=settings.name)
-    return f"{options['inbox_prefix']}.".encode()
-
-
-async def _raw_messages(message: StreamMessage[list[Msg]]) -> list[Msg]:
-    return message.raw_message
 
 
 async def _raw_message(message: StreamMessage[Msg]) -> Msg:

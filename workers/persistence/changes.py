@@ -28,11 +28,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from schemas.api.items import text_of
 from schemas.commands import encode
 from schemas.events import StateChanged
-from workers.persistence.tables import STATE, conversation_items, conversations
+from workers.persistence.tables import (
+    STATE,
+    conversation_items,
+    conversations,
+    deleted_users,
+    erasures,
+)
 
 Row = dict[str, Any]  # times in unix seconds, JSON in binary columns as bytes
 Rows = Mapping[str, list[Row]]  # by table
 
+_BORN: Final = {"user_settings": "updated_at"}  # where it is not `created_at`
 TABLES: Final = {table.name: table for table in STATE}
 
 # The nouns of the facts that carry rows.
@@ -59,6 +66,36 @@ async def apply(connection: AsyncConnection, rows: Rows) -> None:
         if values:
             await connection.execute(_UPSERTS[name], values)
     await _purge(connection, rows)
+    await _purge_users(connection, rows)
+    await _ask_erasures(connection, rows)
+
+
+async def _purge_users(connection: AsyncConnection, rows: Rows) -> None:
+    """Take away what deleted principals had, also if its fact comes after their deletion."""
+    named = {row["principal"] for changed in rows.values() for row in changed}
+    if not named:
+        return
+    found = await connection.execute(_DELETED_USERS, {"named": sorted(named)})
+    for principal, deleted_at in found.all():
+        for statement in _USER_PURGES:
+            await connection.execute(statement, {"whose": principal, "until": deleted_at})
+
+
+async def _ask_erasures(connection: AsyncConnection, rows: Rows) -> None:
+    """Note what has to go from the log, for each tombstone of a thing of its own."""
+    asked = [
+        {
+            "entity": row[column],
+            "kind": table,
+            "principal": row["principal"],
+            "asked_at": datetime.fromtimestamp(row["deleted_at"], UTC),
+        }
+        for table, column in _ERASED.items()
+        for row in rows.get(table, ())
+        if row["deleted_at"]
+    ]
+    if asked:
+        await connection.execute(_ASK_ERASURE, asked)
 
 
 async def _purge(connection: AsyncConnection, rows: Rows) -> None:
@@ -155,6 +192,25 @@ def _to_upsert(table: Table) -> Insert:
 
 
 _UPSERTS: Final = {table.name: _to_upsert(table) for table in STATE}
+_ERASED: Final = {
+    "conversations": "id",
+    "stored_completions": "id",
+    "projects": "id",
+    "prompt_templates": "id",
+    "deleted_users": "principal",
+}
+_ASK_ERASURE: Final = insert(erasures).on_conflict_do_nothing()
+_DELETED_USERS: Final = select(deleted_users.c.principal, deleted_users.c.deleted_at).where(
+    deleted_users.c.principal == any_(bindparam("named", type_=ARRAY(Text)))
+)
+_USER_PURGES: Final = [
+    delete(table).where(
+        table.c.principal == bindparam("whose"),
+        table.c[_BORN.get(table.name, "created_at")] <= bindparam("until"),
+    )
+    for table in STATE
+    if table is not deleted_users
+]
 _PURGED: Final = ("conversation_branches", "conversation_items")
 _PURGES: Final = {
     name: delete(TABLES[name]).where(
@@ -179,9 +235,9 @@ async def find(
 
     `locked` keeps others from changing it until the transaction ends.
     """
-    question = select(*[table.c[name] for name in _written(table)]).where(
-        table.c.deleted_at.is_(None), *conditions
-    )
+    question = select(*[table.c[name] for name in _written(table)]).where(*conditions)
+    if table is not deleted_users:
+        question = question.where(table.c.deleted_at.is_(None))
     found = (await connection.execute(question.with_for_update() if locked else question)).first()
     return to_row(found._mapping) if found is not None else None
 

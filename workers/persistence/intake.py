@@ -6,11 +6,9 @@ What nobody can handle is buried in DEAD.
 import time
 
 import structlog
-from nats.aio.msg import Msg
-from nats.errors import Error as NatsError
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from bus import Bus
+from bus import Bus, Delivery, Pull
 from schemas import subjects
 from schemas.commands import decode_command
 from schemas.errors import BusError, JanError
@@ -45,110 +43,109 @@ class Metrics:
         up.set_function(lambda: health.state == "ok")
 
 
-class Intake:
-    """The handler of the projections' subscriber."""
+class LogIntake:
+    """Takes what the log has into the database, batch after batch."""
 
     def __init__(self, projector: Projector, bus: Bus, metrics: Metrics) -> None:
         self._projector = projector
         self._bus = bus
         self._metrics = metrics
 
-    async def on_events(self, messages: list[Msg]) -> None:
+    async def run(self, pull: Pull) -> None:
+        """Go on until cancelled. While a batch is written, the next one gathers."""
+        while True:
+            await self.on_events(await pull.next())
+
+    async def on_events(self, deliveries: list[Delivery]) -> None:
         """Project a batch, then ack it. What fails is delivered again."""
         started = time.perf_counter()
         try:
-            await self._project(messages)
-        except (JanError, NatsError) as error:
+            await self._project(deliveries)
+        except JanError as error:
             logger.warning("a batch of events is taken again", error=str(error))
-            await _give_back(messages)
+            _give_back(deliveries, _AGAIN_SECONDS)
         except Exception:  # a fault of ours must neither lose events nor end the worker
             logger.exception("a batch of events failed")
-            await _give_back(messages)
+            _give_back(deliveries, _AGAIN_SECONDS)
         else:
             self._metrics.seconds.observe(time.perf_counter() - started)
-            self._metrics.events.inc(len(messages))
+            self._metrics.events.inc(len(deliveries))
 
-    async def _project(self, messages: list[Msg]) -> None:
+    async def _project(self, deliveries: list[Delivery]) -> None:
         async def still_at_work() -> None:
-            for message in messages:
-                await message.in_progress()
+            for delivery in deliveries:
+                delivery.still_at_work()
 
-        facts = [_to_fact(message) for message in messages]
+        facts = [
+            Fact(delivery.seq, delivery.subject, delivery.data, delivery.time)
+            for delivery in deliveries
+        ]
         for fact, reason in await self._projector.project(facts, still_at_work):
-            await self._bury(fact, reason)
-        for message in messages:
-            await message.ack()
-
-    async def _bury(self, fact: Fact, reason: Exception) -> None:
-        await bury(
-            self._bus,
-            subjects.EVENTS,
-            fact.subject,
-            fact.data,
-            error=str(reason),
-            sequence=fact.seq,
-        )
-        self._metrics.dead.inc()
+            await bury(
+                self._bus,
+                subjects.EVENTS,
+                fact.subject,
+                fact.data,
+                error=str(reason),
+                sequence=fact.seq,
+            )
+            self._metrics.dead.inc()
+        for delivery in deliveries:
+            delivery.ack()
 
 
 class CommandIntake:
-    """The handler of the commands' subscriber."""
+    """Has commands carried out, one after the other."""
 
     def __init__(self, commander: Commander, bus: Bus, metrics: Metrics) -> None:
         self._commander = commander
         self._bus = bus
         self._metrics = metrics
 
-    async def on_command(self, message: Msg) -> None:
+    async def run(self, pull: Pull) -> None:
+        """Go on until cancelled."""
+        while True:
+            for delivery in await pull.next():
+                await self.on_command(delivery)
+
+    async def on_command(self, delivery: Delivery) -> None:
         """Carry a command out, answer it, ack it. What fails is delivered again."""
-        name = message.subject.removeprefix("commands.")
+        name = delivery.subject.removeprefix("commands.")
         try:
-            command = decode_command(message.data)
+            command = decode_command(delivery.data)
             answer = await self._commander.carry_out(name, command)
-        except (DatabaseAway, BusError, NatsError) as error:
+        except (DatabaseAway, BusError) as error:
             logger.warning("a command is taken again", name=name, error=str(error))
-            await _give_back([message], _COMMAND_AGAIN_SECONDS)
+            delivery.give_back(_COMMAND_AGAIN_SECONDS)
         except Exception as error:  # a fault of ours, or a body that nobody can read
             logger.exception("a command failed", name=name)
-            await self._give_up(message, error)
+            await self._give_up(delivery, error)
         else:
             if command.reply_to:
                 self._bus.publish(command.reply_to, answer)
-            await message.ack()
+            delivery.ack()
             self._metrics.commands.labels(name).inc()
 
-    async def _give_up(self, message: Msg, error: Exception) -> None:
+    async def _give_up(self, delivery: Delivery, error: Exception) -> None:
         """Bury a command that fails each time. Who waits for it is told by its deadline."""
-        if message.metadata.num_delivered < _COMMAND_DELIVERIES:
-            await _give_back([message], _COMMAND_AGAIN_SECONDS)
+        if delivery.nth < _COMMAND_DELIVERIES:
+            delivery.give_back(_COMMAND_AGAIN_SECONDS)
             return
         try:
-            sequence = message.metadata.sequence.stream
-            data, subject = message.data, message.subject
             await bury(
-                self._bus, subjects.COMMANDS, subject, data, error=repr(error), sequence=sequence
+                self._bus,
+                subjects.COMMANDS,
+                delivery.subject,
+                delivery.data,
+                error=repr(error),
+                sequence=delivery.seq,
             )
-            await message.term()
-        except (JanError, NatsError):
-            await _give_back([message], _COMMAND_AGAIN_SECONDS)
+        except JanError:
+            delivery.give_back(_COMMAND_AGAIN_SECONDS)
+        else:
+            delivery.end()
 
 
-def _to_fact(message: Msg) -> Fact:
-    """Take the sequence and the time from the ack's subject, counted from its end.
-
-    `$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<delivered>.<seq>.<nth>.<ns>.<pending>`
-    and, with a domain, one more token.
-    """
-    tokens = message.reply.split(".")
-    at = 5 if len(tokens) < 11 else 7
-    return Fact(int(tokens[at]), message.subject, message.data, int(tokens[at + 2]) / 1e9)
-
-
-async def _give_back(messages: list[Msg], seconds: float = _AGAIN_SECONDS) -> None:
-    """Ask for what is not acked again later; without a bus it comes back by itself."""
-    try:
-        for message in messages:
-            if not message._ackd:
-                await message.nak(delay=seconds)
-    except NatsError:
-        logger.warning("events come back when their ack is overdue")
+def _give_back(deliveries: list[Delivery], seconds: float) -> None:
+    for delivery in deliveries:
+        delivery.give_back(seconds)

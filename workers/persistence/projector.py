@@ -18,6 +18,7 @@ from workers.persistence.projections import entities, runs
 
 logger = structlog.get_logger()
 
+_OF_RUNS = ("run", "erased")  # the latter: told again without what was said
 _TRANSACTION_SECONDS = 8.0  # less than the consumer waits for an ack
 _PING_SECONDS = 2.0
 _FIRST_PAUSE = 0.1
@@ -51,7 +52,7 @@ def to_batch(facts: Sequence[Fact]) -> tuple[Batch, list[Unusable]]:
 
 
 def _fold(batch: Batch, fact: Fact) -> None:
-    if fact.noun == "run":
+    if fact.noun in _OF_RUNS:
         runs.fold(batch.of_runs, fact)
     elif fact.noun in changes.NOUNS:
         event = decode_state_changed(fact.data)

@@ -108,6 +108,18 @@ entity_events = Table(
     Index(None, "principal", "seq"),
 )
 
+# What was deleted and has to go from the log too (erasure.py): one row for each tombstone.
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("entity", Text, primary_key=True),
+    Column("kind", Text, nullable=False),  # the table of the tombstone
+    Column("principal", Text, nullable=False),
+    Column("asked_at", _At, nullable=False),
+    Column("done_at", _At),
+    Index(None, "asked_at", postgresql_where=text("done_at IS NULL")),
+)
+
 # How far the database has come in the log: see positions.py.
 projection_positions = Table(
     "projection_positions",
@@ -308,7 +320,17 @@ stored_completions = Table(
     ),
 )
 
+# Principals that were deleted: whatever they had until then is gone, also if its fact comes later.
+deleted_users = Table(
+    "deleted_users",
+    metadata,
+    Column("principal", Text, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("deleted_at", _At, nullable=False),
+)
+
 STATE: Final = (
+    deleted_users,
     projects,
     conversations,
     conversation_branches,

@@ -182,7 +182,8 @@ def fold(rows: Rows, fact: Fact) -> None:
             other = _decode_other(fact.data)
             run_id, at = other.run_id, other.at or fact.time
     key = (_text(run_id), fact.seq)
-    rows.events[key] = EventRow(*key, _text(verb), at)
+    told = verb if fact.noun == "run" else f"{fact.noun}.{verb}"
+    rows.events[key] = EventRow(*key, _text(told), at)
 
 
 def _fold_accepted(row: RunRow, event: _Accepted) -> None:

@@ -117,6 +117,28 @@ def upgrade() -> None:
         postgresql_where=_THERE,
     )
     op.create_table(
+        "deleted_users",
+        sa.Column("principal", sa.Text, nullable=False),
+        sa.Column("version", sa.BigInteger, nullable=False),
+        sa.Column("deleted_at", _AT, nullable=False),
+        sa.PrimaryKeyConstraint("principal", name="pk_deleted_users"),
+    )
+    op.create_table(
+        "erasures",
+        sa.Column("entity", sa.Text, nullable=False),
+        sa.Column("kind", sa.Text, nullable=False),
+        sa.Column("principal", sa.Text, nullable=False),
+        sa.Column("asked_at", _AT, nullable=False),
+        sa.Column("done_at", _AT),
+        sa.PrimaryKeyConstraint("entity", name="pk_erasures"),
+    )
+    op.create_index(
+        "ix_erasures_asked_at",
+        "erasures",
+        ["asked_at"],
+        postgresql_where=sa.text("done_at IS NULL"),
+    )
+    op.create_table(
         "entity_events",
         sa.Column("entity", sa.Text, nullable=False),
         sa.Column("seq", sa.BigInteger, nullable=False),
@@ -274,6 +296,8 @@ def downgrade() -> None:
         "projects",
         "processed_commands",
         "entity_events",
+        "erasures",
+        "deleted_users",
         "conversations",
         "conversation_items",
         "conversation_branches",

@@ -1,0 +1,41 @@
+"""/v1/users: what a principal has stored, as a whole."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from edge.requests import answer_json, stored_of
+from edge.routes.admin import require_admin
+from edge.runs import Caller
+from edge.stored import Stored
+from schemas import writes
+from schemas.errors import InvalidRequest
+
+
+async def delete_me(request: Request) -> Response:
+    """DELETE /v1/users/me: everything of the caller's, from the log too; usage stays counted."""
+    stored, caller = stored_of(request)
+    return await _delete(stored, caller)
+
+
+async def delete_user(request: Request) -> Response:
+    """DELETE /v1/admin/users/{id}: the same for somebody else."""
+    require_admin(request.scope)
+    stored, caller = stored_of(request)
+    principal = request.path_params["id"]
+    if len(principal) > _LONGEST_ID:
+        raise InvalidRequest("'id' is no principal's id", param="id")
+    return await _delete(stored, Caller(principal, caller.request_id))
+
+
+_LONGEST_ID = 256
+
+
+async def _delete(stored: Stored, caller: Caller) -> Response:
+    return answer_json(await stored.command("users", "delete", caller, writes.DeleteUser()))
+
+
+ROUTES: list[BaseRoute] = [
+    Route("/v1/users/me", delete_me, methods=["DELETE"]),
+    Route("/v1/admin/users/{id}", delete_user, methods=["DELETE"]),
+]

@@ -1,0 +1,218 @@
+"""Legal deletion: what was deleted goes from the log, the streams and the object store too.
+
+A tombstone asks for it (`changes.apply` notes it in `erasures`). What runs did is told once more
+without its content, on `events.erased.<verb>`, so that usage stays counted when the tables are made
+anew; then the facts themselves are overwritten in the log, one by one, by their place in the index.
+Everything here can be done twice.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import structlog
+from sqlalchemy import Select, and_, bindparam, delete, exists, false, or_, select, text, update
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bus import Bus, ObjectStore
+from schemas import subjects
+from schemas.commands import REQUESTS
+from schemas.errors import BusError
+from schemas.events import decode_run_accepted, decode_run_finished, encode_event
+from workers.persistence.database import Database, describe
+from workers.persistence.tables import (
+    entity_events,
+    erasures,
+    processed_commands,
+    run_events,
+    runs,
+    shares,
+)
+
+logger = structlog.get_logger()
+
+_EVERY: Final = 2.0  # seconds between looks
+_RUNS_AT_ONCE: Final = 500
+_SAID: Final = ("accepted", "finished")  # the facts about a run that have content
+_SECONDS: Final = 10.0  # of one read or write of the database
+_QUEUES: Final = (subjects.COMMANDS, subjects.JOBS)
+
+
+class Asked(NamedTuple):
+    """An erasure that is due."""
+
+    entity: str
+    kind: str  # conversations, stored_completions, deleted_users, …: the table of the tombstone
+    principal: str
+    asked_at: Any
+
+
+class Place(NamedTuple):
+    """A fact in the log."""
+
+    seq: int
+    verb: str
+    run_id: str | None
+
+
+class Eraser:
+    """Carries out erasures, oldest first, until it is stopped."""
+
+    def __init__(self, database: Database, bus: Bus, objects: ObjectStore) -> None:
+        self._database = database
+        self._bus = bus
+        self._objects = objects
+        self._emptied = True
+
+    async def run(self) -> None:
+        """Look for what is due until cancelled; what fails is done again."""
+        while True:
+            try:
+                while await self.erase_some():
+                    self._emptied = False
+                if not self._emptied:
+                    self._emptied = await self._empty_queues()
+            except (SQLAlchemyError, OSError, BusError) as error:
+                logger.warning("an erasure is tried again", error=describe(error))
+            await asyncio.sleep(_EVERY)
+
+    async def erase_some(self) -> int:
+        """Carry out some of what is due; return how many."""
+        async with self._database.connect(_SECONDS) as connection:
+            due = [Asked(*row) for row in await connection.execute(_DUE)]
+        for asked in due:
+            await self._erase(asked)
+        return len(due)
+
+    async def _erase(self, asked: Asked) -> None:
+        async with self._database.connect(_SECONDS) as connection:
+            run_ids = [row.run_id for row in await connection.execute(_runs_of(asked))]
+            places = await _find_places(connection, asked, run_ids)
+        for place in places:
+            await self._erase_fact(place)
+        for run_id in run_ids:
+            await self._objects.delete(f"{REQUESTS}/{run_id}")
+            await self._erase_frames(run_id)
+        async with self._database.connect(_SECONDS) as connection:
+            await _forget(connection, asked, run_ids, places)
+            if len(run_ids) < _RUNS_AT_ONCE:
+                await connection.execute(_DONE, {"which": asked.entity})
+            await connection.commit()
+        logger.info("erased", what=asked.kind, id=asked.entity, facts=len(places))
+
+    async def _erase_fact(self, place: Place) -> None:
+        stored = await self._bus.message_at(subjects.EVENTS, place.seq)
+        if stored is None:
+            return
+        if place.run_id is not None:
+            without = to_content_free(place.verb, stored.data)
+            if without is not None:
+                await self._bus.store(
+                    subjects.erased_event(place.verb, place.run_id),
+                    without,
+                    msg_id=f"EVENTS:erased.{place.verb}:{place.run_id}:{place.seq}",
+                )
+        await self._bus.erase(subjects.EVENTS, place.seq)
+
+    async def _erase_frames(self, run_id: str) -> None:
+        """What a run generated is kept for an hour: end that now."""
+        frames = self._bus.read_subject(subjects.TOKENS, subjects.frames_anywhere(run_id))
+        for seq in [stored.seq async for stored in frames]:
+            await self._bus.erase(subjects.TOKENS, seq)
+
+    async def _empty_queues(self) -> bool:
+        """Drop the files of queues that are empty: what was taken from them still lies there.
+
+        Only what is before the next message to come: nothing is lost. Return whether all were.
+        """
+        return all([await self._bus.compact_empty(queue) for queue in _QUEUES])
+
+
+def to_content_free(verb: str, data: bytes) -> bytes | None:
+    """A run's fact without what was said; None if nothing of it has to stay."""
+    if verb == "accepted":
+        event = decode_run_accepted(data)
+        command = msgspec.structs.replace(event.command, request=None, request_ref=None)
+        return encode_event(msgspec.structs.replace(event, command=command))
+    if verb == "finished":
+        finished = decode_run_finished(data)
+        return encode_event(msgspec.structs.replace(finished, result=None, error=None))
+    return None
+
+
+def _runs_of(asked: Asked) -> Select[tuple[str]]:
+    """Some of the runs that an erasure is about, whose content the log still has."""
+    table = runs.c
+    match asked.kind:
+        case "conversations":
+            condition = table.conversation_id == asked.entity
+        case "stored_completions":
+            condition = table.run_id == asked.entity.replace("chatcmpl-", "run_", 1)
+        case "deleted_users":
+            condition = and_(
+                table.principal == asked.principal, table.accepted_at <= asked.asked_at
+            )
+        case _:
+            condition = false()
+    said = run_events.c.verb.in_(_SAID)
+    return (
+        select(table.run_id)
+        .where(condition, exists().where(run_events.c.run_id == table.run_id, said))
+        .limit(_RUNS_AT_ONCE)
+    )
+
+
+async def _find_places(
+    connection: AsyncConnection, asked: Asked, run_ids: Sequence[str]
+) -> list[Place]:
+    """Where what was said lies in the log. That it was deleted stays told."""
+    of_runs = select(run_events.c.seq, run_events.c.verb, run_events.c.run_id).where(
+        run_events.c.run_id.in_(run_ids), run_events.c.verb.in_(_SAID)
+    )
+    table = entity_events.c
+    if asked.kind == "deleted_users":
+        about = and_(table.principal == asked.principal, table.at <= asked.asked_at)
+    else:
+        shared = select(shares.c.id).where(shares.c.conversation_id == asked.entity)
+        about = or_(table.entity == asked.entity, table.entity.in_(shared))
+    of_entity = select(table.seq, table.verb).where(about, ~table.verb.like("%deleted"))
+    runs_said = [Place(row.seq, row.verb, row.run_id) for row in await connection.execute(of_runs)]
+    others = [Place(row.seq, row.verb, None) for row in await connection.execute(of_entity)]
+    return runs_said + others
+
+
+async def _forget(
+    connection: AsyncConnection, asked: Asked, run_ids: Sequence[str], places: Sequence[Place]
+) -> None:
+    """Forget where the facts were, and what commands were answered."""
+    of_runs = [place.seq for place in places if place.run_id is not None]
+    of_entities = [place.seq for place in places if place.run_id is None]
+    await connection.execute(
+        delete(run_events).where(run_events.c.seq.in_(of_runs), run_events.c.run_id.in_(run_ids))
+    )
+    await connection.execute(delete(entity_events).where(entity_events.c.seq.in_(of_entities)))
+    await connection.execute(update(runs).where(runs.c.run_id.in_(run_ids)).values(error=None))
+    done = processed_commands.c
+    about = done.entity == asked.entity
+    if asked.kind == "deleted_users":
+        about = and_(done.principal == asked.principal, done.at <= asked.asked_at)
+    await connection.execute(
+        update(processed_commands).where(about, done.seq.is_not(None)).values(answer=None)
+    )
+
+
+# A run that is still at work would write more: it is waited for, as long as it can take.
+_DUE = text(
+    "SELECT entity, kind, principal, asked_at FROM erasures AS e"
+    " WHERE done_at IS NULL AND asked_at < now() - interval '2 seconds' AND NOT EXISTS ("
+    "  SELECT 1 FROM runs AS r WHERE r.status IN ('accepted', 'running')"
+    "  AND r.accepted_at > now() - interval '1 hour'"
+    "  AND (r.conversation_id = e.entity"
+    "   OR (e.kind = 'deleted_users' AND r.principal = e.principal)))"
+    " ORDER BY asked_at LIMIT 20"
+)
+_DONE = (
+    update(erasures).where(erasures.c.entity == bindparam("which")).values(done_at=text("now()"))
+)

@@ -32,7 +32,7 @@ class NatsServer:
     """One server over one store: killed, frozen and started again, it keeps its port."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._passwords = {user: "p" + secrets.token_hex(8) for user in USERS}
         self._process: subprocess.Popen[bytes] | None = None
         self._log: list[bytes] = []
@@ -71,7 +71,7 @@ class NatsServer:
 
     def _starts(self) -> bool:
         env = {f"JAN_NATS_{user.upper()}_PASSWORD": self._passwords[user] for user in USERS}
-        arguments = ["-a", "127.0.0.1", "-p", str(self.port), "-sd", str(self._folder)]
+        arguments = ["-a", "127.0.0.1", "-p", str(self.port), "-sd", str(self.folder)]
         self._process = subprocess.Popen(
             [program("nats-server"), "-c", str(NATS / "server.conf"), *arguments],
             env={"PATH": os.environ.get("PATH", ""), **env},

@@ -42,6 +42,11 @@ class PostgresServer:
         self._postgres = Postgres(cluster, _free_port())
 
     @property
+    def folder(self) -> Path:
+        """Where its files are."""
+        return self._data.path
+
+    @property
     def port(self) -> int:
         """Where it listens, on 127.0.0.1."""
         return self._postgres.port

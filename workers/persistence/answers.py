@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bus import Bus
 from schemas import subjects
-from schemas.errors import InvalidRequest, JanError, Unavailable
+from schemas.errors import InternalError, InvalidRequest, JanError, Unavailable
 from schemas.events import RunFinished, decode_run_finished
 from schemas.queries import (
     Ask,
@@ -34,11 +34,14 @@ _PATIENCE = 2.0  # seconds that an answer waits for what the asker has written
 _LOOK_AGAIN = 0.02
 
 
+Read = Callable[[AsyncConnection, Any], Awaitable[msgspec.Struct | bytes]]
+
+
 class Question(NamedTuple):
     """What is asked, and what answers: a struct, or JSON that is ready."""
 
     kind: type[Ask]
-    read: Callable[[AsyncConnection, Any], Awaitable[msgspec.Struct | bytes]]
+    read: Read
 
 
 def create_questions(bus: Bus) -> dict[str, Question]:
@@ -83,16 +86,23 @@ class Answers:
         except (msgspec.DecodeError, ValueError) as error:  # ValueError: it is not UTF-8
             return encode_failure(InvalidRequest(f"the question can't be read: {error}"))
         try:
+            return await self._read(ask, read)
+        except JanError as error:
+            return encode_failure(error)
+        except Exception:  # a fault of ours: who asks shall not wait in vain
+            logger.exception("a question failed", name=name)
+            return encode_failure(InternalError("the question failed"))
+
+    async def _read(self, ask: Ask, read: Read) -> bytes:
+        try:
             async with self._database.connect(_SECONDS) as connection:
                 await _until_projected(connection, ask.after)
                 answer = await read(connection, ask)
-        except JanError as error:
-            return encode_failure(error)
         except (SQLAlchemyError, OSError) as error:
             if isinstance(error, DBAPIError) and is_poison(error):
-                return encode_failure(InvalidRequest(f"the question is refused: {describe(error)}"))
+                raise InvalidRequest(f"the question is refused: {describe(error)}") from error
             self._database.health.down(error)
-            return encode_failure(Unavailable("the database does not answer", retry_after=1))
+            raise Unavailable("the database does not answer", retry_after=1) from error
         return answer if isinstance(answer, bytes) else encode_answer(answer)
 
 

@@ -21,6 +21,7 @@ from schemas import subjects
 from schemas.commands import REQUESTS
 from schemas.errors import BusError
 from schemas.events import decode_run_accepted, decode_run_finished, encode_event
+from workers.persistence import positions
 from workers.persistence.database import Database, describe
 from workers.persistence.tables import (
     entity_events,
@@ -193,6 +194,7 @@ async def _forget(
         delete(run_events).where(run_events.c.seq.in_(of_runs), run_events.c.run_id.in_(run_ids))
     )
     await connection.execute(delete(entity_events).where(entity_events.c.seq.in_(of_entities)))
+    await positions.note_erased(connection, of_runs + of_entities)
     await connection.execute(update(runs).where(runs.c.run_id.in_(run_ids)).values(error=None))
     done = processed_commands.c
     about = done.entity == asked.entity

@@ -12,8 +12,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 _ADVANCE = text(
     "INSERT INTO projection_positions AS p (name, applied)"
-    " VALUES ('log', CAST(:applied AS int8multirange))"
+    " VALUES (:name, CAST(:applied AS int8multirange))"
     " ON CONFLICT (name) DO UPDATE SET applied = p.applied + excluded.applied"
+)
+_IS_ERASED = text(
+    "SELECT applied @> int8range(1, CAST(:first AS int8))"
+    " FROM projection_positions WHERE name = 'erased'"
 )
 _HAS_REACHED = text(
     "SELECT applied @> int8range(lower(applied), CAST(:seq AS int8), '[]')"
@@ -37,7 +41,17 @@ _FILL = text(
 
 async def advance(connection: AsyncConnection, sequences: Sequence[int]) -> None:
     """Note that these were taken in, in the caller's transaction."""
-    await connection.execute(_ADVANCE, {"applied": to_multirange(sequences)})
+    await connection.execute(_ADVANCE, {"name": "log", "applied": to_multirange(sequences)})
+
+
+async def note_erased(connection: AsyncConnection, sequences: Sequence[int]) -> None:
+    """Note that these are missing from the log for a reason, in the caller's transaction."""
+    await connection.execute(_ADVANCE, {"name": "erased", "applied": to_multirange(sequences)})
+
+
+async def is_whole(connection: AsyncConnection, first: int) -> bool:
+    """Tell whether a log that begins with `first` lacks nothing but what was erased."""
+    return first <= 1 or bool(await connection.scalar(_IS_ERASED, {"first": first}))
 
 
 async def has_reached(connection: AsyncConnection, seq: int) -> bool:

@@ -97,14 +97,15 @@ class Rebuild:
         first, _ = await self.bus.bounds(subjects.EVENTS)
         older = iter(self.older)
         head = next(older, None)
-        if first > 1 and (head is None or head.seq > 1):
-            raise Incomplete(
-                f"the log begins with its message {first}: an export has the older ones"
-            )
         engine = open_engine(self.database_url, pool_size=1)
         try:
             async with engine.connect() as connection:
                 await _claim(connection)
+                begins = min(first, head.seq) if head is not None else first
+                if not await positions.is_whole(connection, begins):
+                    raise Incomplete(
+                        f"the log begins with its message {first}: an export has the older ones"
+                    )
                 await _make_shadow(connection)
                 if head is not None:
                     for facts in _chunks((head, *older), before=first):

@@ -10,6 +10,7 @@ import time
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32
 _UNIQUE_LENGTH = 26
+_LAST_MS = (1 << 48) - 1
 _RUN = "run_"
 _TAG_BITS = 40  # of a run id: a guess is right once in 10^12 requests
 _PUBLIC_PREFIXES = {
@@ -63,6 +64,11 @@ def is_unique_part(text: str) -> bool:
 def created_ms(any_id: str) -> int:
     """Read an id's time of creation, in milliseconds since 1970."""
     return _to_number(any_id[-_UNIQUE_LENGTH:][:10])
+
+
+def first_id(prefix: str, at: float) -> str:
+    """The least id that a moment (unix seconds) can have: those made earlier sort before it."""
+    return prefix + _to_text(int(min(max(at, 0.0), _LAST_MS / 1000) * 1000) << 80)
 
 
 def _now_ms() -> int:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
-from schemas.api.lists import Paging
+from schemas.api.lists import Cursor, Limit, Order, Paging
 from schemas.commands import encode
 from schemas.errors import (
     Conflict,
@@ -44,6 +44,25 @@ class AskRun(Ask, frozen=True, omit_defaults=True, kw_only=True):
     request_id: str | None = None
 
 
+class AskRuns(Ask, frozen=True, omit_defaults=True, kw_only=True):
+    """`query.runs.list`: runs by what is known of them, in the order of their creation.
+
+    `since` (inclusive) and `until` are unix seconds of the creation; `after_id` and `before_id` are
+    runs of the same principal, from which on the list goes in its order.
+    """
+
+    since: float | None = None
+    until: float | None = None
+    kind: str | None = None
+    status: str | None = None
+    model: str | None = None
+    conversation_id: str | None = None
+    after_id: Cursor | None = None
+    before_id: Cursor | None = None
+    limit: Limit = 20
+    order: Order = "desc"
+
+
 class AttemptFacts(msgspec.Struct, frozen=True):
     """One worker's share of a run; `count` is known when the run has ended."""
 
@@ -59,7 +78,7 @@ class AttemptFacts(msgspec.Struct, frozen=True):
 class RunFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer of `query.runs.get`. Times in unix seconds; None: not known yet.
 
-    `status` is accepted, running, completed, failed or cancelled.
+    `status` is accepted, refused, running, completed, failed or cancelled.
     """
 
     run_id: str
@@ -87,6 +106,13 @@ class RunFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     usage: OptionalRaw = None
     error: OptionalRaw = None
     attempts: list[AttemptFacts] = []
+
+
+class RunList(msgspec.Struct, frozen=True):
+    """The answer of `query.runs.list`, without the runs' attempts."""
+
+    runs: list[RunFacts]
+    has_more: bool
 
 
 class EventAt(msgspec.Struct, frozen=True):

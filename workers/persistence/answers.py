@@ -20,6 +20,7 @@ from schemas.queries import (
     AskItem,
     AskItems,
     AskRun,
+    AskRuns,
     encode_answer,
     encode_failure,
 )
@@ -53,6 +54,7 @@ def create_questions(bus: Bus) -> dict[str, Question]:
 
     return {
         "runs.get": Question(AskRun, runs.get_run),
+        "runs.list": Question(AskRuns, runs.list_runs),
         "runs.events": Question(AskRun, runs.get_events),
         "runs.result": Question(AskRun, get_result),
         "conversations.get": Question(AskConversation, conversations.get_conversation),

@@ -7,13 +7,26 @@ import msgspec
 from sqlalchemy import ColumnElement, DateTime, Double, Row, Select, and_, cast, extract, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from schemas import ids
+from schemas.api.lists import MAX_PAGE_BYTES, Paging
 from schemas.errors import InvalidRequest, NotFound
 from schemas.events import RunFinished
-from schemas.queries import AskRun, AttemptFacts, EventAt, RunEvents, RunFacts, RunResult
+from schemas.queries import (
+    AskRun,
+    AskRuns,
+    AttemptFacts,
+    EventAt,
+    RunEvents,
+    RunFacts,
+    RunList,
+    RunResult,
+)
+from workers.persistence.queries.pages import Page, read_page
 from workers.persistence.tables import run_attempts, run_events, runs
 
 _MOST_EVENTS = 1000
 _MOST_ATTEMPTS = 100
+_ROW_BYTES = 4096  # of a run in a list, without what is counted; its texts are cut at 1,024
 
 ReadFinished = Callable[[int], Awaitable[RunFinished | None]]  # by its sequence in the log
 
@@ -29,9 +42,25 @@ async def get_run(connection: AsyncConnection, ask: AskRun) -> RunFacts:
         .limit(_MOST_ATTEMPTS)
     )
     told["attempts"] = [_to_attempt(attempt) for attempt in found]
-    for name in ("usage", "error"):
-        told[name] = msgspec.Raw(told[name]) if told[name] is not None else None
-    return RunFacts(**told)
+    return _to_facts(told)
+
+
+async def list_runs(connection: AsyncConnection, ask: AskRuns) -> RunList:
+    """A page of runs, by their age. Raises InvalidRequest if there is no run to go on from.
+
+    Each of `principal`, `conversation_id` and the moments is found by an index; what else is asked
+    for is looked for among those.
+    """
+    for param, cursor in (("after", ask.after_id), ("before", ask.before_id)):
+        if cursor is not None:
+            await _require_cursor(connection, cursor, ask.principal, param)
+    question = select(*_columns(runs.c)).where(*_filters(ask))
+    paging = Paging(limit=ask.limit, order=ask.order)
+    places = {"after": ask.after_id, "before": ask.before_id}
+    page = await read_page(connection, question, runs.c.run_id, paging, **places)
+    backwards = ask.before_id is not None and ask.after_id is None
+    rows, has_more = _bounded(page, backwards=backwards)
+    return RunList([_to_facts(row._asdict()) for row in rows], has_more)
 
 
 async def get_events(connection: AsyncConnection, ask: AskRun) -> RunEvents:
@@ -74,6 +103,41 @@ async def get_result(
     )
 
 
+def _filters(ask: AskRuns) -> list[ColumnElement[bool]]:
+    """The conditions that a question puts on the runs of its list."""
+    conditions = [
+        runs.c[name] == _text(value)
+        for name in ("principal", "kind", "status", "model", "conversation_id")
+        if (value := getattr(ask, name)) is not None
+    ]
+    if ask.since is not None:
+        conditions.append(runs.c.run_id >= ids.first_id("run_", ask.since))
+    if ask.until is not None:
+        conditions.append(runs.c.run_id < ids.first_id("run_", ask.until))
+    return conditions
+
+
+async def _require_cursor(
+    connection: AsyncConnection, cursor: str, principal: str | None, param: str
+) -> None:
+    """Somebody else's run is no place in one's own list. Raises InvalidRequest."""
+    question = select(runs.c.run_id).where(runs.c.run_id == _text(cursor))
+    if principal is not None:
+        question = question.where(runs.c.principal == _text(principal))
+    if await connection.scalar(question) is None:
+        raise InvalidRequest(f"'{param}': there is no run {cursor}", param=param)
+
+
+def _bounded(page: Page, *, backwards: bool) -> tuple[list[Row[Any]], bool]:
+    """What of a page an answer can hold, as errors may be long: it is cut at its far end."""
+    size = 0
+    for kept, row in enumerate(reversed(page.rows) if backwards else page.rows):
+        size += _ROW_BYTES + len(row.usage or b"") + len(row.error or b"")
+        if kept and size > MAX_PAGE_BYTES:
+            return page.rows[-kept:] if backwards else page.rows[:kept], True
+    return page.rows, page.has_more
+
+
 async def _find(connection: AsyncConnection, question: Select[Any], ask: AskRun) -> Row[Any]:
     newest = question.order_by(runs.c.run_id.desc()).limit(1)
     found: Row[Any] | None = (await connection.execute(newest)).first()
@@ -108,6 +172,12 @@ def _columns(columns: Any) -> list[ColumnElement[Any]]:
         else column
         for column in columns
     ]
+
+
+def _to_facts(told: dict[str, Any]) -> RunFacts:
+    for name in ("usage", "error"):
+        told[name] = msgspec.Raw(told[name]) if told[name] is not None else None
+    return RunFacts(**told)
 
 
 def _to_attempt(row: Row[Any]) -> AttemptFacts:

@@ -23,6 +23,11 @@ INTERACTIVE = "interactive"
 BACKGROUND = "background"
 REMOTE_POOL = "remote"
 
+# Headers of messages that did not come into a stream in the usual way.
+ERROR = "Jan-Error"  # of a dead one: why it is
+IMPORTED = "Jan-Imported"  # of a fact that happened on another server
+TIME = "Jan-Time"  # … when that one stored it, in unix seconds
+
 SHARDS = 1024  # 10 bits: an id per subject would cost the server 0.5 KiB of memory each
 
 

@@ -276,6 +276,6 @@ async def bury(
         subjects.dead(stream, subject),
         data,
         msg_id=f"DEAD:{stream}:{sequence}:0",
-        headers=b"Jan-Error: %b\r\n" % reason,
+        headers=b"%b: %b\r\n" % (subjects.ERROR.encode(), reason),
         timeout=10.0,
     )

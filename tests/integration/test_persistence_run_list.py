@@ -17,6 +17,7 @@ from workers.persistence.projector import Projector
 from workers.persistence.queries.runs import list_runs
 
 BEGAN = 1_700_000_000.0
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 ERROR = b'{"error":{"message":"no","code":"engine_down"}}'
 
 
@@ -56,7 +57,8 @@ async def runs(engine: AsyncEngine) -> list[str]:
     for second, run_id in enumerate(found):
         principal, model = ("user_a", "user_b")[second % 2], "mmn"[second % 3]
         at = BEGAN + second
-        told.append(accepted(run_id, at=at, principal=principal, model=model))
+        trace = TRACEPARENT if second == 3 else None
+        told.append(accepted(run_id, at=at, principal=principal, model=model, traceparent=trace))
         told.append(started(run_id, epoch=second + 1, at=at))
     told.append(finished(found[4], at=BEGAN + 9))
     told.append(finished(found[5], at=BEGAN + 9, status="failed", error=ERROR))
@@ -81,6 +83,9 @@ async def test_runs_are_listed_newest_first_or_oldest_first(
     [
         ({"model": "n"}, [5, 2]),
         ({"status": "failed"}, [5]),
+        ({"failed": True}, [5]),
+        ({"trace_id": "0af7651916cd43dd8448eb211c80319c"}, [3]),
+        ({"trace_id": "00000000000000000000000000000001"}, []),
         ({"status": "running", "principal": "user_a"}, [2, 0]),
         ({"kind": "chat"}, [5, 4, 3, 2, 1, 0]),
         ({"kind": "embedding"}, []),

@@ -6,12 +6,17 @@ from bus import Stored
 
 
 class Fact(NamedTuple):
-    """One message of the log: `time` is when the server stored it, in unix seconds."""
+    """One message of the log: `time` is when the server stored it, in unix seconds.
+
+    One that was `imported` happened on another server, and `time` is when that one stored it: what
+    follows from it is in the log too, so it is applied and nothing is decided on it.
+    """
 
     seq: int
     subject: str  # events.<noun>.<verb>.<shard>
     data: bytes
     time: float
+    imported: bool = False
 
     @property
     def noun(self) -> str:

@@ -23,6 +23,7 @@ from workers.runtime import bury
 logger = structlog.get_logger()
 
 _AGAIN_SECONDS = 5.0
+_NO_TIME = 1e11  # seconds after 1970: the year 5138
 _COMMAND_AGAIN_SECONDS = 0.5  # somebody waits
 _COMMAND_DELIVERIES = 5  # of a command that fails by a fault of ours
 
@@ -141,7 +142,20 @@ def _to_fact(message: Msg) -> Fact:
     """
     tokens = message.reply.split(".")
     at = 5 if len(tokens) < 11 else 7
-    return Fact(int(tokens[at]), message.subject, message.data, int(tokens[at + 2]) / 1e9)
+    stored = int(tokens[at + 2]) / 1e9
+    headers = message.headers or {}
+    imported = subjects.IMPORTED in headers
+    told = _to_seconds(headers.get(subjects.TIME, "")) if imported else None
+    return Fact(int(tokens[at]), message.subject, message.data, told or stored, imported)
+
+
+def _to_seconds(text: str) -> float | None:
+    """Read a time that an import has kept."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None
+    return seconds if 0 < seconds < _NO_TIME else None
 
 
 async def _give_back(messages: list[Msg], seconds: float = _AGAIN_SECONDS) -> None:

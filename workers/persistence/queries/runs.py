@@ -13,6 +13,7 @@ from schemas.errors import InvalidRequest, NotFound
 from schemas.events import RunFinished
 from schemas.queries import (
     AskRun,
+    AskRunEvents,
     AskRuns,
     AttemptFacts,
     EventAt,
@@ -21,6 +22,7 @@ from schemas.queries import (
     RunList,
     RunResult,
 )
+from workers.persistence import positions
 from workers.persistence.queries.pages import Page, read_page
 from workers.persistence.tables import run_attempts, run_events, runs
 
@@ -28,6 +30,7 @@ _MOST_EVENTS = 1000
 _MOST_ATTEMPTS = 100
 _ROW_BYTES = 4096  # of a run in a list, without what is counted; its texts are cut at 1,024
 
+ReadFact = Callable[[int], Awaitable[bytes | None]]  # by its sequence in the log
 ReadFinished = Callable[[int], Awaitable[RunFinished | None]]  # by its sequence in the log
 
 
@@ -63,16 +66,22 @@ async def list_runs(connection: AsyncConnection, ask: AskRuns) -> RunList:
     return RunList([_to_facts(row._asdict()) for row in rows], has_more)
 
 
-async def get_events(connection: AsyncConnection, ask: AskRun) -> RunEvents:
-    """Where a run's facts lie in the log, oldest first. Raises NotFound."""
-    row = await _find(connection, select(runs.c.run_id).where(_is_asked(ask)), ask)
-    found = await connection.execute(
-        select(*_columns(run_events.c))
-        .where(run_events.c.run_id == row.run_id)
-        .order_by(run_events.c.seq)
-        .limit(_MOST_EVENTS)
-    )
-    return RunEvents(row.run_id, [EventAt(event.seq, event.verb, event.at) for event in found])
+async def get_events(
+    connection: AsyncConnection, ask: AskRunEvents, read_fact: ReadFact
+) -> RunEvents:
+    """Where a run's facts lie in the log, oldest first, and what they say. Raises NotFound."""
+    row = await _find(connection, select(runs.c.run_id, runs.c.status).where(_is_asked(ask)), ask)
+    question = select(*_columns(run_events.c)).where(run_events.c.run_id == row.run_id)
+    if ask.bodies:
+        question = question.where(run_events.c.seq <= await positions.reached(connection))
+    page = question.order_by(run_events.c.seq).offset(ask.skip).limit(_MOST_EVENTS)
+    found = await connection.execute(page)
+    events = [EventAt(event.seq, event.verb, event.at) for event in found]
+    if not ask.bodies:
+        return RunEvents(row.run_id, events, row.status)
+    await connection.rollback()  # the log is read without holding the database
+    told = await _with_bodies(events, read_fact)
+    return RunEvents(row.run_id, told, row.status, has_more=len(told) < len(events))
 
 
 async def get_result(
@@ -107,14 +116,38 @@ def _filters(ask: AskRuns) -> list[ColumnElement[bool]]:
     """The conditions that a question puts on the runs of its list."""
     conditions = [
         runs.c[name] == _text(value)
-        for name in ("principal", "kind", "status", "model", "conversation_id")
+        for name in ("principal", "kind", "status", "model", "conversation_id", "trace_id")
         if (value := getattr(ask, name)) is not None
     ]
+    if ask.failed:
+        conditions.append(runs.c.status.in_(("failed", "refused")))
     if ask.since is not None:
         conditions.append(runs.c.run_id >= ids.first_id("run_", ask.since))
     if ask.until is not None:
         conditions.append(runs.c.run_id < ids.first_id("run_", ask.until))
     return conditions
+
+
+async def _with_bodies(events: list[EventAt], read_fact: ReadFact) -> list[EventAt]:
+    """As many facts as an answer can hold, one at least, with what they say."""
+    told: list[EventAt] = []
+    size = 0
+    for event in events:
+        data = await read_fact(event.seq)
+        size += len(data or b"")
+        if told and size > MAX_PAGE_BYTES:
+            break
+        told.append(EventAt(event.seq, event.verb, event.at, _json(data)))
+    return told
+
+
+def _json(data: bytes | None) -> msgspec.Raw | None:
+    """What was erased, or can't be read, says nothing."""
+    try:
+        msgspec.json.decode(data or b"", type=msgspec.Raw)
+    except (msgspec.DecodeError, ValueError):
+        return None
+    return msgspec.Raw(data or b"")
 
 
 async def _require_cursor(

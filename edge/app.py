@@ -33,6 +33,7 @@ from edge.routes import (
     messages,
     models,
 )
+from edge.routes import runs as run_routes
 from edge.runs import RunOptions, Runs, open_runs
 from edge.sessions import REVOKED, Revoked, Sessions
 from edge.settings import EdgeSettings
@@ -69,6 +70,7 @@ def create_routes() -> list[BaseRoute]:
         *embeddings.ROUTES,
         *models.ROUTES,
         *conversations.ROUTES,
+        *run_routes.ROUTES,
         *admin.ROUTES,
         *auth.ROUTES,
         *health.ROUTES,

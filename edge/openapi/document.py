@@ -5,7 +5,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from edge.openapi import conversations, generations, server
+from edge.openapi import conversations, generations, runs, server
 from edge.openapi.operation import ERRORS, GENERATION, Error, Operation
 
 VERSION: Final = "0.1.0"
@@ -15,6 +15,7 @@ _JSON: Final = "application/json"
 OPERATIONS: Final[tuple[Operation, ...]] = (
     *generations.OPERATIONS,
     *conversations.OPERATIONS,
+    *runs.OPERATIONS,
     *server.OPERATIONS,
 )
 

@@ -18,13 +18,13 @@ from workers.persistence.commander import Commander
 from workers.persistence.database import Database, Health, open_engine
 from workers.persistence.intake import CommandIntake, Intake, Metrics
 from workers.persistence.projector import Projector
+from workers.persistence.pulling import pull_batches
 from workers.persistence.settings import PersistenceSettings
 from workers.runtime import OnLoading, OnReady, create_broker, serve
 
 KIND = "persistence"
 LOG_CONSUMER = "persistence-log"
 COMMANDS_CONSUMER = "persistence-commands"
-_GATHER_SECONDS = 0.05  # how long a batch waits for more: a row is that much behind at most
 _COMMAND_SECONDS = 5.0  # that one request for a command waits
 _COMMANDS_AT_ONCE = 4
 _QUERIES_AT_ONCE = 8
@@ -69,31 +69,37 @@ async def open_worker(
 
     projector = Projector(database, log_floor)
     metrics = Metrics(registry, database.health)
-    subscribe_to_log(broker, settings, Intake(projector, bus, metrics))
     commander = Commander(database, bus, ACTIONS)
     subscribe_to_commands(broker, settings, CommandIntake(commander, bus, metrics))
     subscribe_to_queries(broker, Answers(database, bus))
     watching = asyncio.create_task(projector.watch())
+    stopping = asyncio.Event()
+    pulling = asyncio.create_task(
+        pull_log(bus, settings, Intake(projector, bus, metrics), stopping)
+    )
     try:
         yield Work(database.health)
     finally:
+        stopping.set()
         projector.stop()
         await database.close()
         # Not cancelled: psycopg would leave a half-made connection open.
-        await asyncio.wait({watching}, timeout=_LAST_PING_SECONDS)
+        await asyncio.wait({watching, pulling}, timeout=_LAST_PING_SECONDS)
 
 
-def subscribe_to_log(broker: NatsBroker, settings: PersistenceSettings, intake: Intake) -> None:
-    """Pull what happened, in batches. `jan migrate` has made the consumer."""
-    broker.subscriber(
-        "events.>",
-        durable=LOG_CONSUMER,
-        stream=JStream(subjects.EVENTS, declare=False),
-        pull_sub=PullSub(settings.projection_batch, _GATHER_SECONDS, batch=True),
+async def pull_log(
+    bus: Bus, settings: PersistenceSettings, intake: Intake, stopping: asyncio.Event
+) -> None:
+    """Pull what happened, in batches, until `stopping`. `jan migrate` has made the consumer."""
+    await pull_batches(
+        bus,
+        LOG_CONSUMER,
+        stream=subjects.EVENTS,
+        batch=settings.projection_batch,
         inbox_prefix=_inbox_prefix(settings),
-        ack_policy=AckPolicy.MANUAL,
-        decoder=_raw_messages,
-    )(intake.on_events)
+        on_messages=intake.on_events,
+        stopping=stopping,
+    )
 
 
 def subscribe_to_commands(
@@ -126,10 +132,6 @@ def subscribe_to_queries(broker: NatsBroker, answers: Answers) -> None:
 def _inbox_prefix(settings: PersistenceSettings) -> bytes:
     options = connect_options(settings.nats_url.get_secret_value(), name=settings.name)
     return f"{options['inbox_prefix']}.".encode()
-
-
-async def _raw_messages(message: StreamMessage[list[Msg]]) -> list[Msg]:
-    return message.raw_message
 
 
 async def _raw_message(message: StreamMessage[Msg]) -> Msg:

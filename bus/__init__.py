@@ -14,7 +14,7 @@ from bus.connection import (
     open_bus,
 )
 from bus.objects import ObjectStore, open_store
-from bus.wire import Message
+from bus.wire import Message, header_value
 
 __all__ = [
     "QUEUE_FULL",
@@ -31,6 +31,7 @@ __all__ = [
     "connect",
     "connect_options",
     "header_block",
+    "header_value",
     "open_bus",
     "open_store",
 ]

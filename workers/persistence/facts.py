@@ -2,7 +2,10 @@
 
 from typing import NamedTuple
 
-from bus import Stored
+from bus import Stored, header_value
+from schemas import subjects
+
+_NO_TIME = 1e11  # seconds after 1970: the year 5138
 
 
 class Fact(NamedTuple):
@@ -31,4 +34,16 @@ class Fact(NamedTuple):
 
 def to_fact(stored: Stored) -> Fact:
     """Take a fact that was read back from the log."""
-    return Fact(stored.seq, stored.subject, stored.data, stored.time)
+    imported = header_value(stored.headers, subjects.IMPORTED.encode()) is not None
+    told = header_value(stored.headers, subjects.TIME.encode()) if imported else None
+    at = to_seconds((told or b"").decode("latin-1")) or stored.time
+    return Fact(stored.seq, stored.subject, stored.data, at, imported)
+
+
+def to_seconds(text: str) -> float | None:
+    """Read a time that an import has kept."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None
+    return seconds if 0 < seconds < _NO_TIME else None

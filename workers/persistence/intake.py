@@ -16,14 +16,13 @@ from schemas.commands import decode_command
 from schemas.errors import BusError, JanError
 from workers.persistence.commander import Commander, DatabaseAway
 from workers.persistence.database import Health
-from workers.persistence.facts import Fact
+from workers.persistence.facts import Fact, to_seconds
 from workers.persistence.projector import Projector
 from workers.runtime import bury
 
 logger = structlog.get_logger()
 
 _AGAIN_SECONDS = 5.0
-_NO_TIME = 1e11  # seconds after 1970: the year 5138
 _COMMAND_AGAIN_SECONDS = 0.5  # somebody waits
 _COMMAND_DELIVERIES = 5  # of a command that fails by a fault of ours
 
@@ -88,6 +87,7 @@ class Intake:
             fact.data,
             error=str(reason),
             sequence=fact.seq,
+            headers=subjects.imported_headers(fact.time) if fact.imported else b"",
         )
         self._metrics.dead.inc()
 
@@ -145,17 +145,8 @@ def _to_fact(message: Msg) -> Fact:
     stored = int(tokens[at + 2]) / 1e9
     headers = message.headers or {}
     imported = subjects.IMPORTED in headers
-    told = _to_seconds(headers.get(subjects.TIME, "")) if imported else None
+    told = to_seconds(headers.get(subjects.TIME, "")) if imported else None
     return Fact(int(tokens[at]), message.subject, message.data, told or stored, imported)
-
-
-def _to_seconds(text: str) -> float | None:
-    """Read a time that an import has kept."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        return None
-    return seconds if 0 < seconds < _NO_TIME else None
 
 
 async def _give_back(messages: list[Msg], seconds: float = _AGAIN_SECONDS) -> None:

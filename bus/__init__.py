@@ -15,7 +15,7 @@ from bus.connection import (
 )
 from bus.objects import ObjectStore, open_store
 from bus.pull import Delivery, Pull, open_pull
-from bus.wire import Message
+from bus.wire import Message, header_value
 
 __all__ = [
     "QUEUE_FULL",
@@ -34,6 +34,7 @@ __all__ = [
     "connect",
     "connect_options",
     "header_block",
+    "header_value",
     "open_bus",
     "open_pull",
     "open_store",

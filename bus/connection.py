@@ -467,7 +467,7 @@ def _to_unix(stamp: bytes) -> float:
     if not seconds:
         return 0.0
     whole = calendar.timegm(time.strptime(seconds.decode(), "%Y-%m-%dT%H:%M:%S"))
-    return whole + float(b"0." + (fraction or b"0"))
+    return (whole * 1_000_000_000 + int(fraction.ljust(9, b"0")[:9])) / 1e9
 
 
 @asynccontextmanager

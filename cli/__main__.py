@@ -22,6 +22,7 @@ VERBS = (
     "down",
     "doctor",
     "log",
+    "dead",
     "keys",
     "bench",
     "test",

@@ -1,62 +1,73 @@
-"""`jan log ID`: what happened to a run, from the request to its end."""
+"""`jan log`: what happened to a run, to a conversation, in a trace; or which runs there were."""
 
 import argparse
 import asyncio
-import os
 import re
 import sys
 import time
-from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Literal, get_args
 
 from bus import Bus, Message, open_bus
 from cli.exits import BadSetup, Exit
+from cli.moments import past_moment
+from cli.printer import Printer
+from cli.run_list import Filters, show_runs
+from cli.run_reader import CLOCKS_DIFFER, Place, Reader, ask
 from cli.state import default_data, load
-from cli.timeline import Fact, Story, head_lines, in_order, to_json, to_line
+from cli.stories import tell_conversation, tell_trace
+from cli.timeline import in_order
 from schemas import ids, subjects
-from schemas.commands import encode
+from schemas.commands import Kind
 from schemas.errors import BusError, BusUnavailable, InternalError, NotFound, Unavailable
-from schemas.queries import AskRun, RunEvents, RunFacts, decode_answer
+from schemas.queries import AskRun, RunEvents, RunFacts
 
-HELP = "show what happened to a run (by its id, or its request's)"
-_PREFIXES = ("run_", "chatcmpl-", "cmpl-", "embd-")
+HELP = "show what happened to a run, a conversation, a trace; or which runs there were"
+_CONVERSATION = re.compile(r"conv_[0-9a-zA-Z]{1,64}")
+_PREFIXES = ("run_", "chatcmpl-", "cmpl-", "embd-", "conv_")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,256}")
-_CLOCKS_DIFFER = 10.0  # seconds that an edge's clock may be ahead of the bus's
+_LISTED = 20
 _LOOK_AGAIN = 1.0  # seconds without a word, when following
 _REST = 0.1  # at least, between two readings of a run in full flow
 _WAIT_FOR_END = 5.0  # seconds after RunFinished: beyond the token hour no end is stored
 
-T = TypeVar("T")
-
-_RESET, _DIM = "\x1b[0m", "\x1b[2m"
-_COLOURS = {
-    "completed": "\x1b[32m",
-    "failed": "\x1b[31m",
-    "cancelled": "\x1b[33m",
-    "cancel": "\x1b[33m",
-    "handover": "\x1b[35m",
-    "late": "\x1b[31m",
-    "unreadable": "\x1b[31m",
-}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("id", help="run_…, chatcmpl-…, cmpl-…, or a request's X-Request-Id")
-    parser.add_argument("--follow", action="store_true", help="go on until the run has ended")
+    parser.add_argument(
+        "id",
+        nargs="?",
+        help="run_…, chatcmpl-…, cmpl-…, a request's X-Request-Id, conv_…, or a trace (32 "
+        "hexadecimal digits, or a traceparent); without one, a list of runs",
+    )
+    parser.add_argument(
+        "--follow", action="store_true", help="go on until the run has ended; with a list, for ever"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
     parser.add_argument("--data", default=default_data(), help="of which server")
+    listed = parser.add_argument_group("which runs are listed")
+    listed.add_argument(
+        "--since", type=past_moment, metavar="WHEN", help="10m, 2h, or 2026-11-24T10:00 (UTC)"
+    )
+    listed.add_argument("--kind", choices=get_args(Kind), help="of this kind")
+    listed.add_argument("--principal", metavar="ID", help="of this principal")
+    listed.add_argument("--model", metavar="ID", help="of this model")
+    listed.add_argument(
+        "--failed", action="store_true", help="those that failed, or that a full queue refused"
+    )
+    listed.add_argument("--limit", type=int, metavar="N", help=f"the newest N (default: {_LISTED})")
 
 
 async def main(args: argparse.Namespace) -> int:
-    """Tell the story. Exit codes: 1 nothing is known of the id, 2 it is not an id."""
-    wanted = parse_id(args.id)
+    """Tell it. Exit codes: 1 nothing is known of the id, 2 it is not an id."""
+    filters = read_filters(args)
+    wanted = parse_id(args.id) if args.id is not None else None
+    if wanted is not None:
+        _require_no_filters(args, wanted)
     url = load(args.data).nats_url("cli")
     try:
         async with open_bus(url, name="jan log") as bus:
-            await tell(bus, wanted, Printer(args.json), follow=args.follow)
+            await _tell_wanted(bus, wanted, filters, Printer(args.json), follow=args.follow)
     except BusUnavailable as error:
         raise Exit(f"{error.message}: is the server running?") from None
     except BusError as error:
@@ -64,45 +75,71 @@ async def main(args: argparse.Namespace) -> int:
     return 0
 
 
+async def _tell_wanted(
+    bus: Bus, wanted: "Wanted | None", filters: Filters, printer: Printer, *, follow: bool
+) -> None:
+    if wanted is None:
+        await show_runs(bus, filters, printer, follow=follow)
+    elif wanted.what == "conversation":
+        await tell_conversation(bus, wanted.given, printer)
+    elif wanted.what != "trace":
+        await tell(bus, wanted, printer, follow=follow)
+    elif not await tell_trace(bus, ids.trace_id_of(wanted.given.lower()) or "", printer):
+        await tell(bus, Wanted(wanted.given, "request"), printer, follow=follow)  # may look so
+
+
+def read_filters(args: argparse.Namespace) -> Filters:
+    """Read which runs are to be listed. Raises BadSetup."""
+    if args.limit is not None and args.limit < 1:
+        raise BadSetup("--limit is 1 or more")
+    return Filters(
+        since=args.since,
+        kind=args.kind,
+        principal=args.principal,
+        model=args.model,
+        failed=args.failed,
+        limit=args.limit or _LISTED,
+    )
+
+
+def _require_no_filters(args: argparse.Namespace, wanted: "Wanted") -> None:
+    for name in ("since", "kind", "principal", "model", "failed", "limit"):
+        if getattr(args, name):
+            raise BadSetup(f"--{name} goes with a list of runs, not with an id")
+    if args.follow and wanted.what in ("conversation", "trace"):
+        raise BadSetup("--follow goes with one run, or with a list of runs")
+
+
 @dataclass(frozen=True)
 class Wanted:
-    """Which run is asked for: by one of its ids, or by the id of its request."""
+    """What is asked for: a run by one of its ids or its request's, a conversation, a trace."""
 
     given: str
-    run_id: str | None
+    what: Literal["run", "request", "conversation", "trace"]
+    run_id: str | None = None
 
 
 def parse_id(given: str) -> Wanted:
     """Read what was typed. Raises BadSetup if it can't be an id."""
     run_id = ids.run_id_of(given)
-    if run_id is None and (given.startswith(_PREFIXES) or not _REQUEST_ID.fullmatch(given)):
+    if run_id is not None:
+        return Wanted(given, "run", run_id)
+    if _CONVERSATION.fullmatch(given):
+        return Wanted(given, "conversation")
+    if ids.trace_id_of(given.lower()) is not None:
+        return Wanted(given, "trace")
+    if given.startswith(_PREFIXES) or not _REQUEST_ID.fullmatch(given):
         raise BadSetup(f"{given!r} is not an id: run_… has 26 letters and digits after its prefix")
-    return Wanted(given, run_id)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a run's facts are in the log: from a sequence, or from a time, on."""
-
-    run_id: str
-    first_seq: int = 0
-
-    @property
-    def since(self) -> str | None:
-        """The time at which to begin, if no sequence is known."""
-        if self.first_seq:
-            return None
-        began = ids.created_ms(self.run_id) / 1000 - _CLOCKS_DIFFER
-        return datetime.fromtimestamp(max(began, 0.0), UTC).isoformat()
+    return Wanted(given, "request")
 
 
 async def locate(bus: Bus, wanted: Wanted) -> Place:
     """Find where to read: from the index in the database, else from the time in the id."""
-    if wanted.run_id and ids.created_ms(wanted.run_id) > (time.time() + _CLOCKS_DIFFER) * 1000:
+    if wanted.run_id and ids.created_ms(wanted.run_id) > (time.time() + CLOCKS_DIFFER) * 1000:
         raise _unknown(wanted)  # from the future
     try:
         run_id = wanted.run_id or await _run_of_request(bus, wanted.given)
-        known = await _ask(bus, "events", AskRun(run_id=run_id), RunEvents)
+        known = await ask(bus, "runs", "events", AskRun(run_id=run_id), RunEvents)
         # Events reach the index in any order: only the one that begins a run says where it begins.
         return Place(run_id, next((one.seq for one in known.events if one.verb == "accepted"), 0))
     except NotFound:
@@ -120,63 +157,14 @@ async def locate(bus: Bus, wanted: Wanted) -> Place:
 
 
 async def _run_of_request(bus: Bus, request_id: str) -> str:
-    return (await _ask(bus, "get", AskRun(request_id=request_id), RunFacts)).run_id
-
-
-async def _ask(bus: Bus, verb: str, question: AskRun, kind: type[T]) -> T:
-    answer = await bus.ask(subjects.query("runs", verb), encode(question), timeout=4.0)
-    return decode_answer(answer, kind)
+    return (await ask(bus, "runs", "get", AskRun(request_id=request_id), RunFacts)).run_id
 
 
 def _unknown(wanted: Wanted) -> Exit:
     return Exit(f"nothing is known of {wanted.given}")
 
 
-class Reader:
-    """Reads the three streams that know of a run, each from where it stopped."""
-
-    def __init__(self, bus: Bus, place: Place) -> None:
-        self.story = Story(place.run_id)
-        self._bus = bus
-        self._since = place.since
-        self._log_seq = place.first_seq - 1
-
-    async def read(self) -> list[Fact]:
-        """Read what is new; its facts in order of time."""
-        facts = await self._read_log() + await self._read_frames() + await self._read_control()
-        if self.story.fold.ended and self.story.finished is None:
-            facts += await self._read_log()  # what was stored between the two readings
-        return in_order(facts)
-
-    async def _read_log(self) -> list[Fact]:
-        facts: list[Fact] = []
-        if self.story.finished is not None:
-            return facts
-        subject = subjects.event_shard(self.story.run_id)
-        start = max(self._log_seq + 1, 1)
-        messages = self._bus.read_subject(subjects.EVENTS, subject, start, start_time=self._since)
-        async with aclosing(messages):
-            async for stored in messages:
-                self._since, self._log_seq = None, stored.seq
-                facts += self.story.on_event(stored)
-                if self.story.finished is not None:  # nothing of a run comes after its end
-                    break
-        return facts
-
-    async def _read_frames(self) -> list[Fact]:
-        subject = subjects.frames_anywhere(self.story.run_id)
-        start = self.story.fold.seq + 1
-        messages = self._bus.read_subject(subjects.TOKENS, subject, start)
-        return [fact async for stored in messages for fact in self.story.on_frame(stored)]
-
-    async def _read_control(self) -> list[Fact]:
-        subject = subjects.cancel(self.story.run_id)
-        start = self.story.control_seq + 1
-        messages = self._bus.read_subject(subjects.CONTROL, subject, start)
-        return [fact async for stored in messages for fact in self.story.on_control(stored)]
-
-
-async def tell(bus: Bus, wanted: Wanted, printer: "Printer", *, follow: bool) -> None:
+async def tell(bus: Bus, wanted: Wanted, printer: Printer, *, follow: bool) -> None:
     """Print what is known of a run; with `follow`, until it has ended."""
     reader = Reader(bus, await locate(bus, wanted))
     story = reader.story
@@ -191,7 +179,7 @@ async def tell(bus: Bus, wanted: Wanted, printer: "Printer", *, follow: bool) ->
         await _follow(reader, printer, news)
 
 
-async def _follow(reader: Reader, printer: "Printer", news: asyncio.Event) -> None:
+async def _follow(reader: Reader, printer: Printer, news: asyncio.Event) -> None:
     story = reader.story
     give_up = 0.0
     while story.finished is None or not story.fold.ended:
@@ -227,48 +215,3 @@ async def listen(bus: Bus, run_id: str) -> asyncio.Event:
     for subject in (subjects.live_anywhere(run_id), subjects.cancel(run_id), shard):
         await bus.subscribe(subject, on_message)
     return news
-
-
-class Printer:
-    """Writes facts to stdout; on a terminal with colours, and with a line that is still moving."""
-
-    def __init__(self, as_json: bool) -> None:
-        self._json = as_json
-        self._live = sys.stdout.isatty() and not as_json
-        self._colour = self._live and not os.environ.get("NO_COLOR")
-        self._began = 0.0
-        self._before = 0.0
-
-    def show(self, story: Story, facts: list[Fact]) -> None:
-        """Print facts, after the heading if they are the first."""
-        if facts and not self._began:
-            self._began = self._before = story.accepted.at if story.accepted else facts[0].at
-            if not self._json:
-                first, *more = head_lines(story)
-                print("\n".join([first, *[self._paint(_DIM, line) for line in more], ""]))
-        for fact in facts:
-            self._line(story, fact)
-        self._moving(story)
-        sys.stdout.flush()
-
-    def _line(self, story: Story, fact: Fact) -> None:
-        if self._json:
-            print(to_json(fact, story.run_id, self._began))
-            return
-        line = to_line(fact, self._began, self._before)
-        self._before = fact.at
-        self._clear()
-        print(self._paint(_COLOURS.get(fact.what, ""), line))
-
-    def _moving(self, story: Story) -> None:
-        """Show the frames that still come, on a line that the next one replaces."""
-        if self._live and story.span is not None:
-            self._clear()
-            print(to_line(story.span.to_fact(), self._began, self._before), end="")
-
-    def _clear(self) -> None:
-        if self._live:
-            print("\r\x1b[K", end="")
-
-    def _paint(self, colour: str, text: str) -> str:
-        return f"{colour}{text}{_RESET}" if self._colour and colour else text

@@ -379,16 +379,17 @@ def head_lines(story: Story) -> list[str]:
     return [f"{story.run_id} · {job.kind} · {job.model}", " · ".join(details)]
 
 
-def to_line(fact: Fact, began: float, before: float) -> str:
+def to_line(fact: Fact, began: float, before: float, *, width: int = 9) -> str:
     """A fact as a line: time since the beginning, since the line before, what, and the rest."""
     since = show_time(fact.at - began)
     gap = f"+{show_time(fact.at - before)}" if fact.at > before else ""
-    return printable(f"{since:>11} {gap:>11}  {fact.what:<9}  {fact.text}".rstrip())
+    return printable(f"{since:>11} {gap:>11}  {fact.what:<{width}}  {fact.text}".rstrip())
 
 
-def to_json(fact: Fact, run_id: str, began: float) -> str:
+def to_json(fact: Fact, run_id: str | None, began: float) -> str:
     """A fact as one JSON object, without what is not known."""
-    told = {"run_id": run_id, "at": fact.at, "ms": round((fact.at - began) * 1000, 3)}
+    told: dict[str, Any] = {"run_id": run_id} if run_id else {}
+    told |= {"at": fact.at, "ms": round((fact.at - began) * 1000, 3)}
     told |= {"what": fact.what} | {k: v for k, v in fact.fields.items() if v is not None}
     return msgspec.json.encode(told).decode()
 

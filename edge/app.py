@@ -34,6 +34,7 @@ from edge.routes import (
     models,
     users,
 )
+from edge.routes import runs as run_routes
 from edge.runs import RunOptions, Runs, open_runs
 from edge.sessions import REVOKED, Revoked, Sessions
 from edge.settings import EdgeSettings
@@ -71,6 +72,7 @@ def create_routes() -> list[BaseRoute]:
         *models.ROUTES,
         *conversations.ROUTES,
         *users.ROUTES,
+        *run_routes.ROUTES,
         *admin.ROUTES,
         *auth.ROUTES,
         *health.ROUTES,

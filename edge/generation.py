@@ -66,7 +66,7 @@ class Resume:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         started = time.perf_counter()
-        skip = _first_wanted(scope)
+        skip = first_wanted(scope)
         runs = state_of(scope)["runs"]
         caller = to_caller(scope)
         run = await runs.resume(to_run_id(scope, self.kind), caller.principal, skip=skip)
@@ -182,7 +182,7 @@ def last_seen(scope: Scope) -> tuple[str, str | None]:
     return "Last-Event-ID", header(scope, b"last-event-id")
 
 
-def _first_wanted(scope: Scope) -> int:
+def first_wanted(scope: Scope) -> int:
     """The index after the last one that the client has, by query or by header."""
     param, given = last_seen(scope)
     if not given:

@@ -94,6 +94,20 @@ class StateChanged(msgspec.Struct, frozen=True, omit_defaults=True):
     v: int = 1
 
 
+class DeadRetried(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The message `seq` of DEAD was sent again, on `subject`, and became `stored` of its stream.
+
+    `run_id`: it went as a new run, as the old one had ended.
+    """
+
+    seq: int
+    at: float
+    subject: str
+    stored: int
+    run_id: str | None = None
+    v: int = 1
+
+
 def encode_run_accepted(job: bytes, at: float) -> bytes:
     """Encode RunAccepted around an already encoded job."""
     return b'{"v":1,"at":%.6f,"command":%b}' % (at, job)
@@ -103,5 +117,6 @@ decode_run_accepted = msgspec.json.Decoder(RunAccepted).decode
 decode_run_refused = msgspec.json.Decoder(RunRefused).decode
 decode_run_started = msgspec.json.Decoder(RunStarted).decode
 decode_run_finished = msgspec.json.Decoder(RunFinished).decode
+decode_dead_retried = msgspec.json.Decoder(DeadRetried).decode
 decode_state_changed = msgspec.json.Decoder(StateChanged).decode
 encode_event = encode

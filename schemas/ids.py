@@ -6,11 +6,14 @@ is can be told from the id alone, on any edge, without a look-up.
 
 import hmac
 import os
+import re
 import time
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32
 _UNIQUE_LENGTH = 26
+_LAST_MS = (1 << 48) - 1
 _RUN = "run_"
+_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}|([0-9a-f]{32})")
 _TAG_BITS = 40  # of a run id: a guess is right once in 10^12 requests
 _PUBLIC_PREFIXES = {
     "chat": "chatcmpl-",
@@ -63,6 +66,17 @@ def is_unique_part(text: str) -> bool:
 def created_ms(any_id: str) -> int:
     """Read an id's time of creation, in milliseconds since 1970."""
     return _to_number(any_id[-_UNIQUE_LENGTH:][:10])
+
+
+def first_id(prefix: str, at: float) -> str:
+    """The least id that a moment (unix seconds) can have: those made earlier sort before it."""
+    return prefix + _to_text(int(min(max(at, 0.0), _LAST_MS / 1000) * 1000) << 80)
+
+
+def trace_id_of(text: str) -> str | None:
+    """Find the trace in a W3C traceparent, or in its 32 hexadecimal digits alone."""
+    match = _TRACE.fullmatch(text)
+    return match[1] or match[2] if match else None
 
 
 def _now_ms() -> int:

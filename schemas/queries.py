@@ -4,11 +4,12 @@ A question with a `principal` sees only what is that principal's: another's is a
 An answer is the asked-for object, or a Failure.
 """
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
+from msgspec import Meta
 
-from schemas.api.lists import Paging
+from schemas.api.lists import Cursor, Limit, Order, Paging
 from schemas.commands import encode
 from schemas.errors import (
     Conflict,
@@ -44,6 +45,38 @@ class AskRun(Ask, frozen=True, omit_defaults=True, kw_only=True):
     request_id: str | None = None
 
 
+class AskRunEvents(AskRun, frozen=True, omit_defaults=True, kw_only=True):
+    """`query.runs.events`: all facts about a run, or what follows the first `skip` of them.
+
+    With `bodies` each has what the log says, and only those are told that nothing can come between
+    any more. Their size is bounded: `has_more` says that there are more to ask for.
+    """
+
+    bodies: bool = False
+    skip: Annotated[int, Meta(ge=0)] = 0
+
+
+class AskRuns(Ask, frozen=True, omit_defaults=True, kw_only=True):
+    """`query.runs.list`: runs by what is known of them, in the order of their creation.
+
+    `since` (inclusive) and `until` are unix seconds of the creation; `after_id` and `before_id` are
+    runs of the same principal, from which on the list goes in its order.
+    """
+
+    since: float | None = None
+    until: float | None = None
+    kind: str | None = None
+    status: str | None = None
+    failed: bool = False  # those that failed, or were refused
+    model: str | None = None
+    conversation_id: str | None = None
+    trace_id: str | None = None
+    after_id: Cursor | None = None
+    before_id: Cursor | None = None
+    limit: Limit = 20
+    order: Order = "desc"
+
+
 class AttemptFacts(msgspec.Struct, frozen=True):
     """One worker's share of a run; `count` is known when the run has ended."""
 
@@ -59,7 +92,7 @@ class AttemptFacts(msgspec.Struct, frozen=True):
 class RunFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer of `query.runs.get`. Times in unix seconds; None: not known yet.
 
-    `status` is accepted, running, completed, failed or cancelled.
+    `status` is accepted, refused, running, completed, failed or cancelled.
     """
 
     run_id: str
@@ -73,6 +106,7 @@ class RunFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     stream: bool | None = None
     background: bool | None = None
     request_id: str | None = None
+    trace_id: str | None = None
     conversation_id: str | None = None
     project_id: str | None = None
     accepted_at: float | None = None
@@ -89,18 +123,44 @@ class RunFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     attempts: list[AttemptFacts] = []
 
 
-class EventAt(msgspec.Struct, frozen=True):
-    """Where a fact about a run lies in EVENTS."""
+class RunList(msgspec.Struct, frozen=True):
+    """The answer of `query.runs.list`, without the runs' attempts."""
+
+    runs: list[RunFacts]
+    has_more: bool
+
+
+class EventAt(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a fact about a run lies in EVENTS; `data` is what it says, if that is still there."""
 
     seq: int
     verb: str
     at: float
+    data: OptionalRaw = None
 
 
-class RunEvents(msgspec.Struct, frozen=True):
+class RunEvents(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer of `query.runs.events`, oldest first; at most 1,000."""
 
     run_id: str
+    events: list[EventAt]
+    status: str = ""
+    has_more: bool = False
+
+
+class AskEntity(Ask, frozen=True, omit_defaults=True, kw_only=True):
+    """`query.entities.events`: what happened to a stored thing, by its id."""
+
+    entity: str
+
+
+class EntityEvents(msgspec.Struct, frozen=True):
+    """The answer of `query.entities.events`, oldest first; at most 1,000. Verbs are <noun>.<verb>.
+
+    There are none of what never was, and none of what is another principal's.
+    """
+
+    entity: str
     events: list[EventAt]
 
 

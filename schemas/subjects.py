@@ -23,6 +23,17 @@ INTERACTIVE = "interactive"
 BACKGROUND = "background"
 REMOTE_POOL = "remote"
 
+# Headers of messages that did not come into a stream in the usual way.
+ERROR = "Jan-Error"  # of a dead one: why it is
+IMPORTED = "Jan-Imported"  # of a fact that happened on another server
+TIME = "Jan-Time"  # … when that one stored it, in unix seconds
+
+
+def imported_headers(at: float) -> bytes:
+    """The header lines of a fact that another server stored at `at`."""
+    return f"{IMPORTED}: 1\r\n{TIME}: {at!r}\r\n".encode()
+
+
 SHARDS = 1024  # 10 bits: an id per subject would cost the server 0.5 KiB of memory each
 
 
@@ -115,6 +126,26 @@ def query(noun: str, verb: str) -> str:
 def dead(stream: str, subject: str) -> str:
     """Where a message goes that no worker could handle."""
     return f"dead.{stream.lower()}.{subject}"
+
+
+def buried(subject: str) -> tuple[str, str]:
+    """Which stream and which subject a dead message comes from: `EVENTS`, `events.…`."""
+    _, stream, was = subject.split(".", 2)
+    return stream.upper(), was
+
+
+def retried(seq: int) -> str:
+    """Where it is noted that the dead message with this sequence was sent again."""
+    return f"{_RETRIED}.{seq}"
+
+
+def is_retried(subject: str) -> bool:
+    """Tell a note in DEAD from a dead message."""
+    return subject.startswith(f"{_RETRIED}.")
+
+
+_RETRIED = "dead.retried"
+ALL_RETRIED = f"{_RETRIED}.*"
 
 
 def last_token(subject: bytes) -> bytes:

@@ -191,5 +191,14 @@ REQUIREMENTS: dict[str, Requirement] = {
     "routing.admin": R(
         "GET /v1/admin/providers shows every deployment, to admin keys only", SERVER
     ),
+    "log.runs.list": R("GET /v1/runs lists one's runs, filtered and page by page", SERVER),
+    "log.runs.retrieve": R("GET /v1/runs/{id} tells a run's times, usage and workers", SERVER),
+    "log.runs.events": R(
+        "GET /v1/runs/{id}/events tells what the log says of a run until it has ended", SERVER
+    ),
+    "log.runs.owner": R("somebody else's run is as good as none", SERVER),
+    "log.runs.admin": R("a key with the scope admin reads everybody's runs", SERVER),
+    "log.runs.secrets": R("no credential is in what is told of a run", SERVER),
+    "log.runs.input": R("a wrong parameter of a list of runs is named", SERVER),
     "log.handover": R("jan log tells the story of a run that was handed over", SERVER),
 }

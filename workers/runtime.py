@@ -284,15 +284,25 @@ async def open_monitor(
 
 
 async def bury(
-    bus: Bus, stream: str, subject: str, data: bytes, *, error: str, sequence: int
+    bus: Bus,
+    stream: str,
+    subject: str,
+    data: bytes,
+    *,
+    error: str,
+    sequence: int,
+    headers: bytes = b"",
 ) -> None:
-    """Keep a message that nobody can handle in DEAD; to be called before it is terminated."""
+    """Keep a message that nobody can handle in DEAD; to be called before it is terminated.
+
+    `headers` is what it needs to be sent again beside its subject and body, in lines.
+    """
     logger.error("message is dead", subject=subject, error=error)
     reason = " ".join(error.split()).encode("ascii", "replace")[:500]
     await bus.store(
         subjects.dead(stream, subject),
         data,
         msg_id=f"DEAD:{stream}:{sequence}:0",
-        headers=b"Jan-Error: %b\r\n" % reason,
+        headers=headers + b"%b: %b\r\n" % (subjects.ERROR.encode(), reason),
         timeout=10.0,
     )

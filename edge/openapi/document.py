@@ -5,7 +5,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from edge.openapi import conversations, generations, server, users
+from edge.openapi import conversations, generations, runs, server, users
 from edge.openapi.operation import ERRORS, GENERATION, Error, Operation
 
 VERSION: Final = "0.1.0"
@@ -16,6 +16,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *generations.OPERATIONS,
     *conversations.OPERATIONS,
     *users.OPERATIONS,
+    *runs.OPERATIONS,
     *server.OPERATIONS,
 )
 

@@ -60,9 +60,13 @@ def told(capsys: pytest.CaptureFixture[str]) -> Told:
     return Told(capsys)
 
 
-async def show(given: str, *, follow: bool = False, as_json: bool = True) -> int:
-    arguments = argparse.Namespace(id=given, follow=follow, json=as_json, data="/nonexistent")
-    return await log.main(arguments)
+async def show(*arguments: str, follow: bool = False, as_json: bool = True) -> int:
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    log.add_arguments(parser)
+    options = ["--data", "/nonexistent"]
+    options += ["--follow"] if follow else []
+    options += ["--json"] if as_json else []
+    return await log.main(parser.parse_args([*options, *arguments]))
 
 
 class Run:

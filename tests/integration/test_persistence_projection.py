@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.errors import NotFound
 from schemas.events import Attempt, encode_event
-from schemas.queries import AskRun, RunFacts
+from schemas.queries import AskRun, AskRunEvents, RunFacts
 from tests.support.postgres import PostgresServer
 from tests.support.runs import Told, accepted, finished, new_run, refused, started, whole_run
 from workers.persistence import positions
@@ -37,6 +37,10 @@ async def project(engine: AsyncEngine, facts: Sequence[Fact]) -> list[Unusable]:
 
 async def no_floor() -> int:
     return 0
+
+
+async def no_body(_seq: int) -> bytes | None:
+    return None
 
 
 def numbered(told: Sequence[Told], first: int = 1) -> list[Fact]:
@@ -148,13 +152,54 @@ async def test_the_index_knows_where_each_fact_lies(engine: AsyncEngine) -> None
     run_id = new_run()
     await project(engine, story(run_id))
     async with engine.connect() as connection:
-        found = await get_events(connection, AskRun(run_id=run_id))
+        found = await get_events(connection, AskRunEvents(run_id=run_id), no_body)
     assert [(event.seq, event.verb) for event in found.events] == [
         (1, "accepted"),
         (2, "started"),
         (3, "started"),
         (4, "finished"),
     ]
+
+
+async def test_facts_are_told_with_their_bodies_as_far_as_they_are_complete(
+    engine: AsyncEngine,
+) -> None:
+    run_id = new_run()
+    facts = story(run_id)
+    bodies: dict[int, bytes | None] = {fact.seq: fact.data for fact in facts}
+    bodies[2] = None  # erased
+
+    async def read_fact(seq: int) -> bytes | None:
+        return bodies[seq]
+
+    async def told(skip: int = 0) -> list[tuple[int, bytes | None]]:
+        ask = AskRunEvents(run_id=run_id, bodies=True, skip=skip)
+        async with engine.connect() as connection:
+            found = await get_events(connection, ask, read_fact)
+        return [(event.seq, bytes(event.data) if event.data else None) for event in found.events]
+
+    await project(engine, [facts[0], facts[1], facts[3]])
+    assert await told() == [(1, facts[0].data), (2, None)], "the third is still to come"
+    await project(engine, [facts[2]])
+    assert await told() == list(bodies.items())
+    assert await told(skip=3) == [(4, facts[3].data)]
+    assert await told(skip=4) == []
+
+
+async def test_bodies_beyond_what_an_answer_holds_are_asked_for_again(engine: AsyncEngine) -> None:
+    run_id = new_run()
+    facts = story(run_id)
+    await project(engine, facts)
+
+    async def read_fact(_seq: int) -> bytes | None:
+        return b'"%b"' % (b"x" * (5 << 20))
+
+    async with engine.connect() as connection:
+        for skip in range(4):
+            ask = AskRunEvents(run_id=run_id, bodies=True, skip=skip)
+            found = await get_events(connection, ask, read_fact)
+            assert [event.seq for event in found.events] == [skip + 1]
+            assert found.has_more == (skip < 3)
 
 
 async def test_a_fact_of_a_newer_release_is_indexed(engine: AsyncEngine) -> None:
@@ -164,7 +209,7 @@ async def test_a_fact_of_a_newer_release_is_indexed(engine: AsyncEngine) -> None
     assert await project(engine, [*story(run_id), newer]) == []
 
     async with engine.connect() as connection:
-        found = await get_events(connection, AskRun(run_id=run_id))
+        found = await get_events(connection, AskRunEvents(run_id=run_id), no_body)
     assert (found.events[-1].verb, found.events[-1].at) == ("paused", 1001.0)
 
 
@@ -239,8 +284,9 @@ async def test_a_query_sees_only_its_principals_runs(engine: AsyncEngine) -> Non
         ):
             with pytest.raises(NotFound):
                 await get_run(connection, ask)
+            events = AskRunEvents(**msgspec.structs.asdict(ask))
             with pytest.raises(NotFound):
-                await get_events(connection, ask)
+                await get_events(connection, events, no_body)
 
 
 async def test_runs_are_found_by_indexes(engine: AsyncEngine) -> None:

@@ -481,6 +481,8 @@ PUBLISH = {
         [
             "jobs.inference.remote.interactive",
             "events.run.accepted.7",
+            "events.run.finished.7",
+            "dead.retried.7",
             "query.runs.get",
             "$KV.keys.k",
             "$JS.API.STREAM.INFO.JOBS",
@@ -489,7 +491,10 @@ PUBLISH = {
         ],
         [
             "frames.edge-1.r",
-            "events.run.finished.7",
+            "dead.events.events.run.finished.7",
+            "$JS.API.STREAM.MSG.DELETE.DEAD",
+            "$JS.API.STREAM.MSG.DELETE.EVENTS",
+            "$JS.API.STREAM.PURGE.DEAD",
             "$KV.models.catalogue",
             "$JS.API.STREAM.DELETE.JOBS",
             "$JS.API.CONSUMER.CREATE.JOBS.c",

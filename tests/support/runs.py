@@ -8,7 +8,7 @@ import msgspec
 
 from bus import Bus
 from schemas import ids, subjects
-from schemas.commands import Kind, RunInference, Target, encode
+from schemas.commands import Kind, RunInference, Target, Turn, encode
 from schemas.events import (
     Attempt,
     RunFinished,
@@ -41,6 +41,8 @@ def accepted(
     stream: bool = True,
     request_id: str = "req_1",
     request: bytes = REQUEST,
+    traceparent: str | None = None,
+    turn: Turn | None = None,
 ) -> Told:
     """An edge took the request."""
     job = RunInference(
@@ -56,6 +58,8 @@ def accepted(
         stream=stream,
         request=msgspec.Raw(request),
         api_key="key_1",
+        traceparent=traceparent,
+        turn=turn,
     )
     return Told(subjects.run_event("accepted", run_id), encode_run_accepted(encode(job), at))
 

@@ -17,15 +17,18 @@ from schemas.queries import (
     Ask,
     AskConversation,
     AskConversations,
+    AskEntity,
     AskItem,
     AskItems,
     AskRun,
+    AskRunEvents,
+    AskRuns,
     encode_answer,
     encode_failure,
 )
 from workers.persistence import positions
 from workers.persistence.database import Database, describe, is_poison
-from workers.persistence.queries import conversations, runs
+from workers.persistence.queries import conversations, entities, runs
 
 logger = structlog.get_logger()
 
@@ -51,12 +54,21 @@ def create_questions(bus: Bus) -> dict[str, Question]:
         stored = await bus.message_at(subjects.EVENTS, seq)
         return decode_run_finished(stored.data) if stored is not None else None
 
+    async def read_fact(seq: int) -> bytes | None:
+        stored = await bus.message_at(subjects.EVENTS, seq)
+        return stored.data if stored is not None else None
+
+    async def get_events(connection: AsyncConnection, ask: AskRunEvents) -> msgspec.Struct:
+        return await runs.get_events(connection, ask, read_fact)
+
     async def get_result(connection: AsyncConnection, ask: AskRun) -> msgspec.Struct:
         return await runs.get_result(connection, ask, read_finished)
 
     return {
         "runs.get": Question(AskRun, runs.get_run),
-        "runs.events": Question(AskRun, runs.get_events),
+        "runs.list": Question(AskRuns, runs.list_runs),
+        "runs.events": Question(AskRunEvents, get_events),
+        "entities.events": Question(AskEntity, entities.get_events),
         "runs.result": Question(AskRun, get_result),
         "conversations.get": Question(AskConversation, conversations.get_conversation),
         "conversations.list": Question(AskConversations, conversations.list_conversations),

@@ -94,7 +94,8 @@ class Eraser:
         for place in places:
             await self._erase_fact(place)
         for run_id in run_ids:
-            await self._objects.delete(f"{REQUESTS}/{run_id}")
+            for name in (run_id, f"{run_id}.resolved"):
+                await self._objects.delete(f"{REQUESTS}/{name}")
             await self._erase_frames(run_id)
         async with self._database.connect(_SECONDS) as connection:
             await _forget(connection, asked, run_ids, places)

@@ -14,7 +14,7 @@ from schemas.commands import decode_command
 from schemas.errors import BusError, JanError
 from workers.persistence.commander import Commander, DatabaseAway
 from workers.persistence.database import Health
-from workers.persistence.facts import Fact
+from workers.persistence.facts import to_fact
 from workers.persistence.projector import Projector
 from workers.runtime import bury
 
@@ -76,10 +76,7 @@ class LogIntake:
             for delivery in deliveries:
                 delivery.still_at_work()
 
-        facts = [
-            Fact(delivery.seq, delivery.subject, delivery.data, delivery.time)
-            for delivery in deliveries
-        ]
+        facts = [to_fact(delivery) for delivery in deliveries]
         for fact, reason in await self._projector.project(facts, still_at_work):
             await bury(
                 self._bus,

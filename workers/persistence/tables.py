@@ -65,10 +65,12 @@ runs = Table(
     Column("error", LargeBinary),  # the envelope that was sent
     Column("conversation_id", Text),
     Column("project_id", Text),
+    Column("trace_id", Text),  # of the client's traceparent
     Index(None, "principal", "accepted_at"),
     Index(None, "principal", "run_id"),
     Index(None, "request_id"),
     Index(None, "conversation_id"),
+    Index(None, "trace_id", postgresql_where=text("trace_id IS NOT NULL")),
 )
 
 # Who worked on a run: one row for each fence.

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.events import Attempt, Status
+from schemas.ids import trace_id_of
 from schemas.raw import OptionalRaw
 from workers.persistence.facts import Fact
 
@@ -39,6 +40,7 @@ class _Command(msgspec.Struct):
     stream: bool = False
     background: bool = False
     api_key: str | None = None
+    traceparent: str | None = None
     turn: _Turn | None = None
 
 
@@ -104,6 +106,7 @@ class RunRow:
     stream: bool | None = None
     background: bool | None = None
     request_id: str | None = None
+    trace_id: str | None = None
     conversation_id: str | None = None
     project_id: str | None = None
     accepted_at: float | None = None
@@ -197,6 +200,7 @@ def _fold_accepted(row: RunRow, event: _Accepted) -> None:
     row.stream = command.stream
     row.background = command.background
     row.request_id = _text(command.request_id)
+    row.trace_id = trace_id_of(command.traceparent) if command.traceparent else None
     if command.turn is not None:
         row.conversation_id = _text(command.turn.conversation)
         row.project_id = _text(command.turn.project) if command.turn.project else None

@@ -7,14 +7,30 @@ import msgspec
 from sqlalchemy import ColumnElement, DateTime, Double, Row, Select, and_, cast, extract, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from schemas import ids
+from schemas.api.lists import MAX_PAGE_BYTES, Paging
 from schemas.errors import InvalidRequest, NotFound
 from schemas.events import RunFinished
-from schemas.queries import AskRun, AttemptFacts, EventAt, RunEvents, RunFacts, RunResult
+from schemas.queries import (
+    AskRun,
+    AskRunEvents,
+    AskRuns,
+    AttemptFacts,
+    EventAt,
+    RunEvents,
+    RunFacts,
+    RunList,
+    RunResult,
+)
+from workers.persistence import positions
+from workers.persistence.queries.pages import Page, read_page
 from workers.persistence.tables import run_attempts, run_events, runs
 
 _MOST_EVENTS = 1000
 _MOST_ATTEMPTS = 100
+_ROW_BYTES = 4096  # of a run in a list, without what is counted; its texts are cut at 1,024
 
+ReadFact = Callable[[int], Awaitable[bytes | None]]  # by its sequence in the log
 ReadFinished = Callable[[int], Awaitable[RunFinished | None]]  # by its sequence in the log
 
 
@@ -29,21 +45,43 @@ async def get_run(connection: AsyncConnection, ask: AskRun) -> RunFacts:
         .limit(_MOST_ATTEMPTS)
     )
     told["attempts"] = [_to_attempt(attempt) for attempt in found]
-    for name in ("usage", "error"):
-        told[name] = msgspec.Raw(told[name]) if told[name] is not None else None
-    return RunFacts(**told)
+    return _to_facts(told)
 
 
-async def get_events(connection: AsyncConnection, ask: AskRun) -> RunEvents:
-    """Where a run's facts lie in the log, oldest first. Raises NotFound."""
-    row = await _find(connection, select(runs.c.run_id).where(_is_asked(ask)), ask)
-    found = await connection.execute(
-        select(*_columns(run_events.c))
-        .where(run_events.c.run_id == row.run_id)
-        .order_by(run_events.c.seq)
-        .limit(_MOST_EVENTS)
-    )
-    return RunEvents(row.run_id, [EventAt(event.seq, event.verb, event.at) for event in found])
+async def list_runs(connection: AsyncConnection, ask: AskRuns) -> RunList:
+    """A page of runs, by their age. Raises InvalidRequest if there is no run to go on from.
+
+    Each of `principal`, `conversation_id` and the moments is found by an index; what else is asked
+    for is looked for among those.
+    """
+    for param, cursor in (("after", ask.after_id), ("before", ask.before_id)):
+        if cursor is not None:
+            await _require_cursor(connection, cursor, ask.principal, param)
+    question = select(*_columns(runs.c)).where(*_filters(ask))
+    paging = Paging(limit=ask.limit, order=ask.order)
+    places = {"after": ask.after_id, "before": ask.before_id}
+    page = await read_page(connection, question, runs.c.run_id, paging, **places)
+    backwards = ask.before_id is not None and ask.after_id is None
+    rows, has_more = _bounded(page, backwards=backwards)
+    return RunList([_to_facts(row._asdict()) for row in rows], has_more)
+
+
+async def get_events(
+    connection: AsyncConnection, ask: AskRunEvents, read_fact: ReadFact
+) -> RunEvents:
+    """Where a run's facts lie in the log, oldest first, and what they say. Raises NotFound."""
+    row = await _find(connection, select(runs.c.run_id, runs.c.status).where(_is_asked(ask)), ask)
+    question = select(*_columns(run_events.c)).where(run_events.c.run_id == row.run_id)
+    if ask.bodies:
+        question = question.where(run_events.c.seq <= await positions.reached(connection))
+    page = question.order_by(run_events.c.seq).offset(ask.skip).limit(_MOST_EVENTS)
+    found = await connection.execute(page)
+    events = [EventAt(event.seq, event.verb, event.at) for event in found]
+    if not ask.bodies:
+        return RunEvents(row.run_id, events, row.status)
+    await connection.rollback()  # the log is read without holding the database
+    told = await _with_bodies(events, read_fact)
+    return RunEvents(row.run_id, told, row.status, has_more=len(told) < len(events))
 
 
 async def get_result(
@@ -72,6 +110,65 @@ async def get_result(
         msgspec.Raw(row.error) if row.error is not None else None,
         finished.result if finished is not None else None,
     )
+
+
+def _filters(ask: AskRuns) -> list[ColumnElement[bool]]:
+    """The conditions that a question puts on the runs of its list."""
+    conditions = [
+        runs.c[name] == _text(value)
+        for name in ("principal", "kind", "status", "model", "conversation_id", "trace_id")
+        if (value := getattr(ask, name)) is not None
+    ]
+    if ask.failed:
+        conditions.append(runs.c.status.in_(("failed", "refused")))
+    if ask.since is not None:
+        conditions.append(runs.c.run_id >= ids.first_id("run_", ask.since))
+    if ask.until is not None:
+        conditions.append(runs.c.run_id < ids.first_id("run_", ask.until))
+    return conditions
+
+
+async def _with_bodies(events: list[EventAt], read_fact: ReadFact) -> list[EventAt]:
+    """As many facts as an answer can hold, one at least, with what they say."""
+    told: list[EventAt] = []
+    size = 0
+    for event in events:
+        data = await read_fact(event.seq)
+        size += len(data or b"")
+        if told and size > MAX_PAGE_BYTES:
+            break
+        told.append(EventAt(event.seq, event.verb, event.at, _json(data)))
+    return told
+
+
+def _json(data: bytes | None) -> msgspec.Raw | None:
+    """What was erased, or can't be read, says nothing."""
+    try:
+        msgspec.json.decode(data or b"", type=msgspec.Raw)
+    except (msgspec.DecodeError, ValueError):
+        return None
+    return msgspec.Raw(data or b"")
+
+
+async def _require_cursor(
+    connection: AsyncConnection, cursor: str, principal: str | None, param: str
+) -> None:
+    """Somebody else's run is no place in one's own list. Raises InvalidRequest."""
+    question = select(runs.c.run_id).where(runs.c.run_id == _text(cursor))
+    if principal is not None:
+        question = question.where(runs.c.principal == _text(principal))
+    if await connection.scalar(question) is None:
+        raise InvalidRequest(f"'{param}': there is no run {cursor}", param=param)
+
+
+def _bounded(page: Page, *, backwards: bool) -> tuple[list[Row[Any]], bool]:
+    """What of a page an answer can hold, as errors may be long: it is cut at its far end."""
+    size = 0
+    for kept, row in enumerate(reversed(page.rows) if backwards else page.rows):
+        size += _ROW_BYTES + len(row.usage or b"") + len(row.error or b"")
+        if kept and size > MAX_PAGE_BYTES:
+            return page.rows[-kept:] if backwards else page.rows[:kept], True
+    return page.rows, page.has_more
 
 
 async def _find(connection: AsyncConnection, question: Select[Any], ask: AskRun) -> Row[Any]:
@@ -108,6 +205,12 @@ def _columns(columns: Any) -> list[ColumnElement[Any]]:
         else column
         for column in columns
     ]
+
+
+def _to_facts(told: dict[str, Any]) -> RunFacts:
+    for name in ("usage", "error"):
+        told[name] = msgspec.Raw(told[name]) if told[name] is not None else None
+    return RunFacts(**told)
 
 
 def _to_attempt(row: Row[Any]) -> AttemptFacts:

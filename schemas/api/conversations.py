@@ -19,6 +19,8 @@ BranchName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z
 RawItems = Annotated[list[msgspec.Raw], Meta(max_length=MAX_ITEMS)]
 
 MAIN = "MAIN"  # the branch that every conversation has
+MAX_BRANCHES = 100  # of a conversation
+MAX_DEPTH = 100  # of branches forked from each other: as many stretches is each read from
 
 
 class CreateConversation(Struct):

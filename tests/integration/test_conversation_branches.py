@@ -258,7 +258,7 @@ async def test_only_users_messages_of_the_branch_are_edited(client: httpx.AsyncC
     assert await edit("msg_never", {"content": "x"}) == (404, None)
     assert await edit(user, {}) == (400, "content")
     assert await edit(user, {"content": 5}) == (400, "content")
-    assert await edit(user, {"content": [{"type": "nonsense"}]}) == (400, "content.type")
+    assert await edit(user, {"content": [{"type": "nonsense"}]}) == (400, "content[0].type")
     assert await edit(user, {"content": "x", "branch": "never"}) == (404, "branch")
     assert len((await client.get(f"{path}/branches")).json()["data"]) == 1
 

@@ -117,7 +117,7 @@ async def delete(connection: AsyncConnection, command: Command, body: writes.Nam
         ],
         "conversation_items": [bury_item(item, command.at) for item in items],
     }
-    return Effect(NOUN, "branch_deleted", row["id"], rows)
+    return Effect(NOUN, "branch_removed", row["id"], rows)
 
 
 async def edit(connection: AsyncConnection, command: Command, body: writes.EditItem) -> Effect:

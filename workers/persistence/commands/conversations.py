@@ -24,6 +24,7 @@ from workers.persistence.tables import (
     shares,
 )
 
+# The verbs of facts that end in `deleted` are told for ever: only tombstones may be in them.
 NOUN = "conversation"
 
 
@@ -147,7 +148,7 @@ async def delete_item(
     touch(row, command.at)
     rows = {"conversations": [row], "conversation_items": [bury_item(item, command.at)]}
     answer = encode(to_conversation(row))
-    return Effect(NOUN, "item_deleted", body.conversation, rows, answer)
+    return Effect(NOUN, "item_removed", body.conversation, rows, answer)
 
 
 async def lock(

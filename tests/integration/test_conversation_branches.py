@@ -9,7 +9,16 @@ import pytest
 import pytest_asyncio
 
 from tests.support.postgres import PostgresServer
-from tests.support.stored import Stored, running_stored
+from tests.support.stored import (
+    Stored,
+    error_of,
+    items_of,
+    message,
+    new_conversation,
+    running_stored,
+    talk,
+    texts_of,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -25,39 +34,6 @@ async def stored(
 @pytest_asyncio.fixture(loop_scope="module")
 async def client(stored: Stored) -> httpx.AsyncClient:
     return await stored.client()
-
-
-def message(text: str, role: str = "user") -> dict[str, str]:
-    return {"type": "message", "role": role, "content": text}
-
-
-def talk(count: int) -> list[dict[str, str]]:
-    return [message(f"{n}", "user" if n % 2 == 0 else "assistant") for n in range(count)]
-
-
-async def new_conversation(client: httpx.AsyncClient, items: list[Any], **more: Any) -> str:
-    answer = await client.post("/conversations", json={"items": items, **more})
-    assert answer.status_code == 200, answer.text
-    return f"/conversations/{answer.json()['id']}"
-
-
-async def items_of(client: httpx.AsyncClient, path: str, branch: str = "") -> list[dict[str, Any]]:
-    query = {"order": "asc", "limit": 100} | ({"branch": branch} if branch else {})
-    answer = await client.get(f"{path}/items", params=query)
-    assert answer.status_code == 200, answer.text
-    return list(answer.json()["data"])
-
-
-async def texts_of(client: httpx.AsyncClient, path: str, branch: str = "") -> str:
-    return " ".join(text(item) for item in await items_of(client, path, branch))
-
-
-def text(item: dict[str, Any]) -> str:
-    return str(item["content"][0]["text"])
-
-
-def error_of(answer: httpx.Response) -> tuple[int, str | None]:
-    return answer.status_code, answer.json()["error"]["param"]
 
 
 @pytest.mark.requirement("conversations.branches")

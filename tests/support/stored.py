@@ -47,3 +47,43 @@ async def running_stored(
             AsyncExitStack() as stack,
         ):
             yield Stored(nats, url, stack)
+
+
+def message(text: str, role: str = "user") -> dict[str, str]:
+    """A message as a client sends it."""
+    return {"type": "message", "role": role, "content": text}
+
+
+def talk(count: int) -> list[dict[str, str]]:
+    """Messages of a user and an assistant in turn, numbered."""
+    return [message(f"{n}", "user" if n % 2 == 0 else "assistant") for n in range(count)]
+
+
+async def new_conversation(client: httpx.AsyncClient, items: list[Any], **more: Any) -> str:
+    """Make a conversation; return its path."""
+    answer = await client.post("/conversations", json={"items": items, **more})
+    assert answer.status_code == 200, answer.text
+    return f"/conversations/{answer.json()['id']}"
+
+
+async def items_of(client: httpx.AsyncClient, path: str, branch: str = "") -> list[dict[str, Any]]:
+    """The items of a branch, oldest first; 100 at most."""
+    query = {"order": "asc", "limit": 100} | ({"branch": branch} if branch else {})
+    answer = await client.get(f"{path}/items", params=query)
+    assert answer.status_code == 200, answer.text
+    return list(answer.json()["data"])
+
+
+async def texts_of(client: httpx.AsyncClient, path: str, branch: str = "") -> str:
+    """What was said on a branch."""
+    return " ".join(text(item) for item in await items_of(client, path, branch))
+
+
+def text(item: dict[str, Any]) -> str:
+    """What a message says."""
+    return str(item["content"][0]["text"])
+
+
+def error_of(answer: httpx.Response) -> tuple[int, str | None]:
+    """The status of a refusal, and the field that it names."""
+    return answer.status_code, answer.json()["error"]["param"]

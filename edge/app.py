@@ -13,16 +13,18 @@ from edge.auth import Authenticator, GuestLimits
 from edge.catalogue import Models
 from edge.deployments import Deployments
 from edge.errors import unknown_route
+from edge.exports import expiring
 from edge.inbox import open_inbox
 from edge.issuer import Issuer
 from edge.keys import Keys
-from edge.limits import Creations, Limits
+from edge.limits import Creations, Limits, Readers
 from edge.metrics import Metrics
 from edge.middleware import Authentication, Envelope, Errors, Hygiene, Limiting
 from edge.presence import Presence, open_presence
 from edge.routes import (
     admin,
     auth,
+    branches,
     chat,
     completions,
     conversations,
@@ -32,6 +34,8 @@ from edge.routes import (
     home,
     messages,
     models,
+    shares,
+    transfers,
     users,
 )
 from edge.routes import runs as run_routes
@@ -70,7 +74,10 @@ def create_routes() -> list[BaseRoute]:
         *completions.ROUTES,
         *embeddings.ROUTES,
         *models.ROUTES,
+        *transfers.ROUTES,
         *conversations.ROUTES,
+        *branches.ROUTES,
+        *shares.ROUTES,
         *users.ROUTES,
         *run_routes.ROUTES,
         *admin.ROUTES,
@@ -156,6 +163,7 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
         issuer = Issuer(
             settings.jwt_folder, issuer=settings.jwt_issuer, audience=settings.jwt_audience
         )
+        await enter(expiring(objects))
         guests = GuestLimits(settings.guest_rpm, settings.guest_in_flight)
         yield {
             "settings": settings,
@@ -180,6 +188,8 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
             ),
             "limits": Limits(presence.edges),
             "creations": Creations(settings.guest_creations, presence.edges),
+            "readers": Readers(settings.share_reads, presence.edges),
+            "objects": objects,
             "presence": presence,
             "metrics": metrics,
         }

@@ -117,6 +117,47 @@ class _Refused(RateLimited):
         self.headers = standing.headers
 
 
+class _ByAddress:
+    """How often an address may do something in a period of time, in seconds."""
+
+    def __init__(
+        self,
+        most: int,
+        period: float,
+        edges: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._most = most
+        self._period = period
+        self._edges = edges
+        self._clock = clock
+        self._buckets: dict[str, TokenBucket] = {}
+        self._sweep_at = _FIRST_SWEEP
+
+    def wait(self, address: str) -> float:
+        """Count it, or tell the seconds until it may be done again."""
+        now = self._clock()
+        share = max(1.0, self._most / self._edges())
+        name = network_of(address)
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            self._sweep(now)
+            bucket = self._buckets[name] = TokenBucket(share, now)
+        bucket.refill(now, share, self._period)
+        wait = bucket.wait(share, self._period)
+        if not wait:
+            bucket.tokens -= 1
+        return wait
+
+    def _sweep(self, now: float) -> None:
+        if len(self._buckets) < self._sweep_at:
+            return
+        self._buckets = {
+            name: item for name, item in self._buckets.items() if now - item.at < self._period
+        }
+        self._sweep_at = max(_FIRST_SWEEP, 2 * len(self._buckets))
+
+
 class Creations:
     """How many guests an address may create in an hour."""
 
@@ -126,37 +167,37 @@ class Creations:
         edges: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._per_hour = per_hour
-        self._edges = edges
-        self._clock = clock
-        self._buckets: dict[str, TokenBucket] = {}
-        self._sweep_at = _FIRST_SWEEP
+        self._addresses = _ByAddress(per_hour, 3600.0, edges, clock)
 
     def take(self, address: str) -> None:
         """Count a new guest. Raises RateLimited."""
-        now = self._clock()
-        share = max(1.0, self._per_hour / self._edges())
-        name = network_of(address)
-        bucket = self._buckets.get(name)
-        if bucket is None:
-            self._sweep(now)
-            bucket = self._buckets[name] = TokenBucket(share, now)
-        bucket.refill(now, share, 3600.0)
-        wait = bucket.wait(share, 3600.0)
-        if wait:
+        if wait := self._addresses.wait(address):
             raise RateLimited(
                 "too many guests were created from this address",
                 code="too_many_guests",
                 retry_after=wait,
             )
-        bucket.tokens -= 1
 
-    def _sweep(self, now: float) -> None:
-        if len(self._buckets) < self._sweep_at:
-            return
-        kept = {name: item for name, item in self._buckets.items() if now - item.at < 3600.0}
-        self._buckets = kept
-        self._sweep_at = max(_FIRST_SWEEP, 2 * len(kept))
+
+class Readers:
+    """How often an address may read what is public in a minute."""
+
+    def __init__(
+        self,
+        per_minute: int,
+        edges: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._addresses = _ByAddress(per_minute, 60.0, edges, clock)
+
+    def take(self, address: str) -> None:
+        """Count a read. Raises RateLimited."""
+        if wait := self._addresses.wait(address):
+            raise RateLimited(
+                "too many shares were read from this address",
+                code="too_many_reads",
+                retry_after=wait,
+            )
 
 
 def network_of(address: str) -> str:

@@ -30,7 +30,7 @@ logger = structlog.get_logger()
 
 _ID_LENGTH: Final = 128
 _PREFIXES: Final = ("/llm", "/responses", "/media")
-_PUBLIC: Final = ("/v1/openapi.json", "/v1/swagger")
+_PUBLIC: Final = ("/v1/openapi.json", "/v1/swagger", "/v1/public/")
 _WITHOUT_BUS: Final = ("/v1/models",)
 _MESSAGES: Final = "/v1/messages"  # whose clients read errors and request ids in their own way
 _UNLIMITED: Final = ("/cancel",)

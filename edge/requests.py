@@ -1,7 +1,9 @@
 """Reading what routes of stored things have in common: the caller, the body, a page's place."""
 
+import dataclasses
+import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -13,8 +15,11 @@ from edge.state import state_of
 from edge.stored import Stored
 from schemas.api.decoding import to_invalid_request
 from schemas.api.lists import Paging
+from schemas.errors import InvalidRequest
 
 T = TypeVar("T")
+
+_ETAG: Final = re.compile(r'(?:W/)?"?(\d{1,18})"?')
 
 
 def stored_of(request: Request) -> tuple[Stored, Caller]:
@@ -43,6 +48,24 @@ def read_query(given: dict[str, Any], kind: type[T]) -> T:
         return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
         raise to_invalid_request(str(error)) from None
+
+
+def read_version(request: Request) -> int | None:
+    """The version that a change expects, by `If-Match`. Raises InvalidRequest."""
+    given = request.headers.get("if-match")
+    if given is None or given == "*":
+        return None
+    match = _ETAG.fullmatch(given)
+    if match is None:
+        raise InvalidRequest("If-Match is an ETag that this server has given", param="If-Match")
+    return int(match[1])
+
+
+def step_of(caller: Caller, step: int) -> Caller:
+    """The caller of one of the commands that a request takes: each needs a key of its own."""
+    if caller.idempotency_key is None:
+        return caller
+    return dataclasses.replace(caller, idempotency_key=f"{caller.idempotency_key}\0{step}")
 
 
 def answer_json(

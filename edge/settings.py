@@ -141,6 +141,12 @@ class EdgeSettings(BaseSettings):
         ge=1,
         description="Guests an hour from one address: an office behind one may need as many.",
     )
+    share_reads: int = Field(
+        100,
+        ge=1,
+        description="Reads a minute of public shares from one address: nobody has to sign in for "
+        "them, and each may be 6 MiB.",
+    )
 
     @field_validator("cors_origins", mode="before")
     @classmethod

@@ -6,11 +6,12 @@ from starlette.types import Scope
 
 if TYPE_CHECKING:
     from bus.connection import Bus
+    from bus.objects import ObjectStore
     from edge.auth import Authenticator, Principal
     from edge.catalogue import Models
     from edge.deployments import Deployments
     from edge.issuer import Issuer
-    from edge.limits import Creations, Limits, Standing
+    from edge.limits import Creations, Limits, Readers, Standing
     from edge.metrics import Metrics
     from edge.presence import Presence
     from edge.routes.health import ObjectsProbe
@@ -35,6 +36,8 @@ class EdgeState(TypedDict):
     sessions: "Sessions"
     limits: "Limits"
     creations: "Creations"
+    readers: "Readers"
+    objects: "ObjectStore"
     presence: "Presence"
     metrics: "Metrics"
 

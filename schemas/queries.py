@@ -209,6 +209,56 @@ class AskItem(Ask, frozen=True, omit_defaults=True, kw_only=True):
     item: str
 
 
+class AskBranch(Ask, frozen=True, omit_defaults=True, kw_only=True):
+    """`query.conversations.branches` (without a name: all) and `query.conversations.branch`."""
+
+    conversation: str
+    name: str | None = None
+
+
+class AskExport(Ask, frozen=True, omit_defaults=True, kw_only=True):
+    """`query.conversations.export`: a conversation's items after a position, of all branches.
+
+    With a `branch` only what it is made of. `upto` ends it: the position before which it began.
+    """
+
+    conversation: str
+    after_position: int = -1
+    upto: int | None = None
+    branch: str | None = None
+
+
+class ExportPage(msgspec.Struct, frozen=True):
+    """The answer of `query.conversations.export`: its head, and JSON of its items.
+
+    `items` are objects with `branch`, `position` and `item`. `upto` is the position of the next
+    item that would be added; `last` that of the last item here.
+    """
+
+    conversation: msgspec.Raw
+    branches: msgspec.Raw
+    items: list[msgspec.Raw]
+    active_branch: str
+    title: str | None
+    upto: int
+    last: int
+    has_more: bool
+
+
+class AskShares(Ask, frozen=True, omit_defaults=True, kw_only=True):
+    """`query.shares.list`: all, or those of a conversation."""
+
+    paging: Paging = Paging()
+    conversation: str | None = None
+    include_revoked: bool = False
+
+
+class AskPublicShare(Ask, frozen=True, omit_defaults=True, kw_only=True):
+    """`query.shares.public`: anybody may ask, who knows the slug."""
+
+    slug: str
+
+
 class _Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     message: str
     status: int = 500

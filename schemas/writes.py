@@ -29,10 +29,11 @@ class UpdateConversation(msgspec.Struct, frozen=True, omit_defaults=True):
     version: int | None = None
 
 
-class DeleteConversation(msgspec.Struct, frozen=True):
+class DeleteConversation(msgspec.Struct, frozen=True, omit_defaults=True):
     """`conversations.delete`."""
 
     id: str
+    version: int | None = None
 
 
 class AddItems(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -41,13 +42,125 @@ class AddItems(msgspec.Struct, frozen=True, omit_defaults=True):
     conversation: str
     items: list[msgspec.Raw]
     branch: str | None = None
+    version: int | None = None
 
 
-class DeleteItem(msgspec.Struct, frozen=True):
+class DeleteItem(msgspec.Struct, frozen=True, omit_defaults=True):
     """`conversations.delete_item`."""
 
     conversation: str
     item: str
+    version: int | None = None
+
+
+class DeleteConversations(msgspec.Struct, frozen=True):
+    """`conversations.delete_many`: the oldest of those made up to an id, so many at most."""
+
+    upto: str
+    limit: int
+
+
+class DeletedConversations(msgspec.Struct, frozen=True):
+    """The answer of `conversations.delete_many`."""
+
+    count: int
+    has_more: bool
+
+
+class UpdateCall(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`conversations.update_call`: what becomes of the item of a tool's call, by the call's id."""
+
+    conversation: str
+    call_id: str
+    fields: dict[str, msgspec.Raw]
+    branch: str | None = None
+    version: int | None = None
+
+
+class CreateBranch(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`conversations.create_branch`: with all that its parent has, or up to and with an item."""
+
+    conversation: str
+    name: str
+    parent: str | None = None
+    last_item: str | None = None
+    description: str | None = None
+    version: int | None = None
+
+
+class NamedBranch(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`conversations.delete_branch` and `conversations.activate_branch`."""
+
+    conversation: str
+    name: str
+    version: int | None = None
+
+
+class EditItem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`conversations.edit_item`: another message in the place of a user's, on a new branch."""
+
+    conversation: str
+    item: str
+    message: msgspec.Raw
+    branch: str | None = None
+    version: int | None = None
+
+
+class ImportedBranch(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A branch as an export has it."""
+
+    name: str
+    segments: list[tuple[str, int | None]]
+    description: str | None = None
+    parent: str | None = None
+
+
+class ImportedItem(msgspec.Struct, frozen=True):
+    """An item as an export has it, without its id."""
+
+    branch: str
+    position: int
+    item: msgspec.Raw
+
+
+class ImportConversation(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`conversations.import`: a conversation with all its branches and the first of its items."""
+
+    branches: list[ImportedBranch]
+    items: list[ImportedItem]
+    active_branch: str
+    next_position: int
+    title: str | None = None
+    title_locked: bool = False
+    metadata: dict[str, str] = {}
+    referrer: str | None = None
+
+
+class ImportItems(msgspec.Struct, frozen=True):
+    """`conversations.import_items`: more of an import's items."""
+
+    conversation: str
+    items: list[ImportedItem]
+
+
+class CreateShare(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`shares.create`: a snapshot of a branch, or of one of its items, for everybody to read."""
+
+    conversation: str
+    scope: str
+    item: str | None = None
+    title: str | None = None
+    branch: str | None = None
+    include_images: bool = False
+    include_context_messages: bool = False
+    version: int | None = None
+
+
+class RevokeShare(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`shares.revoke`; `conversation` is what it must belong to, if it is named."""
+
+    id: str
+    conversation: str | None = None
 
 
 class DeleteUser(msgspec.Struct, frozen=True):

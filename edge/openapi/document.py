@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from edge.openapi import conversations, generations, runs, server, users
-from edge.openapi.operation import ERRORS, GENERATION, Error, Operation
+from edge.openapi.operation import ERRORS, GENERATION, NOTHING, Error, Operation
 
 VERSION: Final = "0.1.0"
 _REF: Final = "#/components/schemas/{name}"
@@ -89,7 +89,8 @@ def _describe(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
 def _responses(operation: Operation) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if isinstance(operation.answers, str):
-        content[operation.answers] = {"schema": {"type": "string"}}
+        if operation.answers != NOTHING:
+            content[operation.answers] = {"schema": {"type": "string"}}
     else:
         content[_JSON] = {"schema": _ref(operation.answers)}
     if operation.events is not None:

@@ -13,6 +13,7 @@ ERRORS: Final = {
     404: "There is no such thing, or it belongs to somebody else",
     405: "The route does not take this method; `Allow` names those it does",
     409: "The request contradicts an earlier one, e.g. an Idempotency-Key with another body",
+    410: "It was there, and was taken back for good",
     413: "The body is too large",
     429: "Too many requests, or a full queue: come back after `Retry-After`",
     431: "The request's head is too large",
@@ -22,6 +23,7 @@ ERRORS: Final = {
     503: "A part is down, nothing was done: come back after `Retry-After`",
     504: "The run, or the deployment, took too long",
 }
+NOTHING: Final = ""  # as an operation's `answers`: there is no body
 PUBLIC: Final = (400, 405, 500)
 KNOWN: Final = (400, 401, 403, 404, 405, 429, 500, 503)
 GENERATION: Final = (400, 401, 403, 404, 405, 409, 413, 429, 499, 500, 502, 503, 504)
@@ -74,7 +76,10 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Operation:
-    """One method of one path. `events`: what each event of a stream carries."""
+    """One method of one path. `events`: what each event of a stream carries.
+
+    `answers` is a type, or the content type of what is no JSON.
+    """
 
     path: str
     method: str

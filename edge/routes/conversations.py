@@ -1,6 +1,6 @@
 """/v1/conversations: OpenAI's resource and what the server adds to it."""
 
-import re
+import dataclasses
 from typing import Final
 
 import msgspec
@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from edge.requests import answer_json, read_body, read_paging, stored_of
-from schemas import writes
+from edge.requests import answer_json, read_body, read_paging, read_version, stored_of
+from schemas import ids, writes
 from schemas.api import conversations as api
 from schemas.api.items import to_items
 from schemas.commands import encode
@@ -18,8 +18,8 @@ from schemas.errors import InvalidRequest
 from schemas.queries import AskConversation, AskConversations, AskItem, AskItems
 
 NOUN: Final = "conversations"
-_ETAG: Final = re.compile(r'(?:W/)?"?(\d{1,18})"?')
 _LONGEST_SEARCH: Final = 256  # characters
+_DELETED_AT_ONCE: Final = 300  # conversations, in one transaction and one fact
 
 
 async def create_conversation(request: Request) -> Response:
@@ -79,8 +79,22 @@ async def update_conversation(request: Request) -> Response:
 async def delete_conversation(request: Request) -> Response:
     """DELETE /v1/conversations/{id}: with its items, branches and shares, from the log too."""
     stored, caller = stored_of(request)
-    body = writes.DeleteConversation(id=request.path_params["id"])
+    body = writes.DeleteConversation(id=request.path_params["id"], version=read_version(request))
     return answer_json(await stored.command(NOUN, "delete", caller, body))
+
+
+async def delete_conversations(request: Request) -> Response:
+    """DELETE /v1/conversations: all that the caller has now, some hundred at a time."""
+    stored, caller = stored_of(request)
+    upto = ids.new_id("conv_")  # those that come while this goes on stay
+    body = writes.DeleteConversations(upto=upto, limit=_DELETED_AT_ONCE)
+    caller = dataclasses.replace(caller, idempotency_key=None)  # to repeat it is no harm
+    count, has_more = 0, True
+    while has_more:
+        told = await stored.command(NOUN, "delete_many", caller, body)
+        done = msgspec.json.decode(told, type=writes.DeletedConversations)
+        count, has_more = count + done.count, done.has_more
+    return answer_json(encode(api.ConversationsDeleted(deleted_count=count)))
 
 
 async def create_items(request: Request) -> Response:
@@ -88,7 +102,10 @@ async def create_items(request: Request) -> Response:
     stored, caller = stored_of(request)
     given = await read_body(request, api.decode_add_items)
     body = writes.AddItems(
-        conversation=request.path_params["id"], items=_encoded(given.items), branch=given.branch
+        conversation=request.path_params["id"],
+        items=_encoded(given.items),
+        branch=given.branch,
+        version=read_version(request),
     )
     return answer_json(await stored.command(NOUN, "add_items", caller, body))
 
@@ -120,20 +137,30 @@ async def delete_item(request: Request) -> Response:
     """DELETE /v1/conversations/{id}/items/{item_id}: answers with the conversation."""
     stored, caller = stored_of(request)
     body = writes.DeleteItem(
-        conversation=request.path_params["id"], item=request.path_params["item_id"]
+        conversation=request.path_params["id"],
+        item=request.path_params["item_id"],
+        version=read_version(request),
     )
     return answer_json(await stored.command(NOUN, "delete_item", caller, body))
 
 
-def read_version(request: Request) -> int | None:
-    """The version that a change expects, by `If-Match`. Raises InvalidRequest."""
-    given = request.headers.get("if-match")
-    if given is None or given == "*":
-        return None
-    match = _ETAG.fullmatch(given)
-    if match is None:
-        raise InvalidRequest("If-Match is an ETag that this server has given", param="If-Match")
-    return int(match[1])
+async def update_call(request: Request) -> Response:
+    """PATCH /v1/conversations/{id}/items/by-call-id/{call_id}: what became of a tool's call."""
+    stored, caller = stored_of(request)
+    given = await read_body(request, api.decode_update_call)
+    fields = {
+        name: value if isinstance(value, msgspec.Raw) else msgspec.Raw(encode(value))
+        for name, value in msgspec.structs.asdict(given).items()
+        if value is not None and value is not UNSET
+    }
+    body = writes.UpdateCall(
+        conversation=request.path_params["id"],
+        call_id=request.path_params["call_id"],
+        fields=fields,
+        branch=request.query_params.get("branch"),
+        version=read_version(request),
+    )
+    return answer_json(await stored.command(NOUN, "update_call", caller, body))
 
 
 def _encoded(given: list[msgspec.Raw]) -> list[msgspec.Raw]:
@@ -153,11 +180,13 @@ _ONE: Final = "/v1/conversations/{id}"
 ROUTES: list[BaseRoute] = [
     Route("/v1/conversations", create_conversation, methods=["POST"]),
     Route("/v1/conversations", list_conversations, methods=["GET"]),
+    Route("/v1/conversations", delete_conversations, methods=["DELETE"]),
     Route(_ONE, retrieve_conversation, methods=["GET"]),
     Route(_ONE, update_conversation, methods=["POST", "PATCH"]),
     Route(_ONE, delete_conversation, methods=["DELETE"]),
     Route(f"{_ONE}/items", create_items, methods=["POST"]),
     Route(f"{_ONE}/items", list_items, methods=["GET"]),
+    Route(f"{_ONE}/items/by-call-id/{{call_id}}", update_call, methods=["PATCH"]),
     Route(f"{_ONE}/items/{{item_id}}", retrieve_item, methods=["GET"]),
     Route(f"{_ONE}/items/{{item_id}}", delete_item, methods=["DELETE"]),
 ]

@@ -17,6 +17,7 @@ from schemas.errors import InvalidRequest
 MAX_ITEMS: Final = 20  # of one request, as OpenAI has it
 MAX_ITEMS_BYTES: Final = 4 << 20  # of one request: a message of the bus holds it twice
 _MAX_PARTS: Final = 100
+_MAX_NESTING: Final = 100  # of JSON in JSON; what reads it later stands on a deeper stack
 
 Role = Literal[
     "user", "assistant", "system", "developer", "tool", "critic", "discriminator", "unknown"
@@ -127,7 +128,13 @@ def to_items(given: list[msgspec.Raw], param: str = "items") -> list[Item]:
     """Check a client's items and bring them into form. Raises InvalidRequest naming the field."""
     if sum(map(len, map(bytes, given))) > MAX_ITEMS_BYTES:
         raise InvalidRequest(f"'{param}' has more than {MAX_ITEMS_BYTES} bytes", param=param)
-    return [_to_item(raw, f"{param}[{index}]") for index, raw in enumerate(given)]
+    return [to_item(raw, f"{param}[{index}]") for index, raw in enumerate(given)]
+
+
+def to_message(content: msgspec.Raw, role: str) -> Item:
+    """Make a message of a client's `content`. Raises InvalidRequest naming the field."""
+    message = b'{"type":"message","role":"%b","content":%b}' % (role.encode(), bytes(content))
+    return to_item(msgspec.Raw(message), "")
 
 
 def id_prefix(item_type: str) -> str:
@@ -149,8 +156,14 @@ def text_of(item: Item) -> str:
     )
 
 
-def _to_item(raw: msgspec.Raw, param: str) -> Item:
+def to_item(raw: msgspec.Raw, param: str) -> Item:
+    """Check one item and bring it into form; `param` is where it stands. Raises InvalidRequest."""
     data = bytes(raw)
+    if len(data) > MAX_ITEMS_BYTES:
+        raise InvalidRequest(
+            f"'{param or 'content'}' has more than {MAX_ITEMS_BYTES} bytes",
+            param=param or "content",
+        )
     try:
         item_type = _decode_type(data).type
         if item_type not in _CHECKS:
@@ -160,16 +173,32 @@ def _to_item(raw: msgspec.Raw, param: str) -> Item:
             )
         _CHECKS[item_type](data)
         item = _decode_object(data)
+        if data.count(b"[") + data.count(b"{") > _MAX_NESTING:
+            _require_shallow(item, _MAX_NESTING)
     except msgspec.ValidationError as error:
         raise _inside(to_invalid_request(str(error)), param) from None
     except RecursionError:
-        raise InvalidRequest(f"'{param}' is nested too deeply", param=param) from None
+        raise InvalidRequest(
+            f"'{param or 'content'}' is nested too deeply", param=param or "content"
+        ) from None
     item.pop("id", None)
     item["type"] = item_type
     item["status"] = item.get("status") or "completed"
     if item_type == "message":
         item["content"] = to_parts(item["content"], item["role"])
     return item
+
+
+def _require_shallow(value: Any, levels: int) -> None:
+    """Raises RecursionError."""
+    if not levels:
+        raise RecursionError
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list):
+        return
+    for inner in value:
+        _require_shallow(inner, levels - 1)
 
 
 def to_parts(content: str | list[dict[str, Any]], role: str) -> list[dict[str, Any]]:
@@ -191,6 +220,6 @@ def _to_part(part: dict[str, Any], spoken: bool) -> dict[str, Any]:
 def _inside(error: InvalidRequest, param: str) -> InvalidRequest:
     """Say where in the request the item at fault is."""
     inner = error.param
-    path = f"{param}.{inner}" if inner else param
+    path = f"{param}.{inner}".lstrip(".") if inner else param
     message = error.message.replace(f"'{inner}'", f"'{path}'", 1) if inner else error.message
     return InvalidRequest(message.replace("the body", f"'{param}'", 1), param=path, code=error.code)

@@ -4,7 +4,14 @@ from typing import Final
 
 from schemas import writes
 from workers.persistence.commander import Action
-from workers.persistence.commands import conversations, users
+from workers.persistence.commands import (
+    branches,
+    calls,
+    conversations,
+    imports,
+    shares,
+    users,
+)
 
 ACTIONS: Final = {
     "conversations.create": Action(writes.CreateConversation, conversations.create),
@@ -12,5 +19,15 @@ ACTIONS: Final = {
     "conversations.delete": Action(writes.DeleteConversation, conversations.delete),
     "conversations.add_items": Action(writes.AddItems, conversations.add_items),
     "conversations.delete_item": Action(writes.DeleteItem, conversations.delete_item),
+    "conversations.delete_many": Action(writes.DeleteConversations, conversations.delete_many),
+    "conversations.update_call": Action(writes.UpdateCall, calls.update),
+    "conversations.create_branch": Action(writes.CreateBranch, branches.create),
+    "conversations.activate_branch": Action(writes.NamedBranch, branches.activate),
+    "conversations.delete_branch": Action(writes.NamedBranch, branches.delete),
+    "conversations.edit_item": Action(writes.EditItem, branches.edit),
+    "conversations.import": Action(writes.ImportConversation, imports.begin),
+    "conversations.import_items": Action(writes.ImportItems, imports.go_on),
+    "shares.create": Action(writes.CreateShare, shares.create),
+    "shares.revoke": Action(writes.RevokeShare, shares.revoke),
     "users.delete": Action(writes.DeleteUser, users.delete),
 }

@@ -15,20 +15,24 @@ from schemas.errors import InternalError, InvalidRequest, JanError, Unavailable
 from schemas.events import RunFinished, decode_run_finished
 from schemas.queries import (
     Ask,
+    AskBranch,
     AskConversation,
     AskConversations,
     AskEntity,
+    AskExport,
     AskItem,
     AskItems,
+    AskPublicShare,
     AskRun,
     AskRunEvents,
     AskRuns,
+    AskShares,
     encode_answer,
     encode_failure,
 )
 from workers.persistence import positions
 from workers.persistence.database import Database, describe, is_poison
-from workers.persistence.queries import conversations, entities, runs
+from workers.persistence.queries import branches, conversations, entities, exports, runs, shares
 
 logger = structlog.get_logger()
 
@@ -74,6 +78,11 @@ def create_questions(bus: Bus) -> dict[str, Question]:
         "conversations.list": Question(AskConversations, conversations.list_conversations),
         "conversations.items": Question(AskItems, conversations.list_items),
         "conversations.item": Question(AskItem, conversations.get_item),
+        "conversations.branches": Question(AskBranch, branches.list_branches),
+        "conversations.branch": Question(AskBranch, branches.get_branch),
+        "conversations.export": Question(AskExport, exports.read_export),
+        "shares.list": Question(AskShares, shares.list_shares),
+        "shares.public": Question(AskPublicShare, shares.get_public),
     }
 
 

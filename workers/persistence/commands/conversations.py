@@ -6,6 +6,7 @@ Whoever changes a conversation locks its row first: positions and versions are g
 from collections.abc import Sequence
 
 import msgspec
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas import ids, writes
@@ -14,14 +15,16 @@ from schemas.api.items import Item, id_prefix
 from schemas.api.lists import encode_page
 from schemas.commands import Command, encode
 from schemas.errors import Conflict, InvalidRequest, NotFound
-from workers.persistence.changes import Effect, Row, find
+from workers.persistence.changes import Effect, Row, find, to_row
 from workers.persistence.tables import (
     conversation_branches,
     conversation_items,
     conversations,
     projects,
+    shares,
 )
 
+# The verbs of facts that end in `deleted` are told for ever: only tombstones may be in them.
 NOUN = "conversation"
 
 
@@ -57,13 +60,7 @@ async def update(
     connection: AsyncConnection, command: Command, body: writes.UpdateConversation
 ) -> Effect:
     """Change what is named. A title that is given by hand stays until it is taken back."""
-    row = await lock(connection, command.principal, body.id)
-    if body.version is not None and body.version != row["version"]:
-        raise Conflict(
-            f"the conversation has been changed: its version is {row['version']} now",
-            param="If-Match",
-            code="version_conflict",
-        )
+    row = await lock(connection, command.principal, body.id, body.version)
     if body.title is not msgspec.UNSET:
         row |= {"title": body.title, "title_locked": body.title is not None}
     if body.metadata is not msgspec.UNSET:
@@ -82,15 +79,47 @@ async def delete(
     connection: AsyncConnection, command: Command, body: writes.DeleteConversation
 ) -> Effect:
     """Delete a conversation with all that hangs on it; its usage stays counted."""
-    row = await lock(connection, command.principal, body.id)
+    row = await lock(connection, command.principal, body.id, body.version)
     to_tombstone(row, command.at)
+    rows = {
+        "conversations": [row],
+        "shares": await bury_shares(connection, [body.id], command.at),
+    }
     answer = {"id": body.id, "object": "conversation.deleted", "deleted": True}
-    return Effect(NOUN, "deleted", body.id, {"conversations": [row]}, encode(answer))
+    return Effect(NOUN, "deleted", body.id, rows, encode(answer))
+
+
+async def delete_many(
+    connection: AsyncConnection, command: Command, body: writes.DeleteConversations
+) -> Effect:
+    """Delete the principal's conversations that were made up to an id, so many at most.
+
+    Nothing is said of each but that it is gone: the fact is the principal's.
+    """
+    table = conversations.c
+    question = (
+        select(*[column for column in table if column.computed is None])
+        .where(
+            table.principal == command.principal,
+            table.id <= body.upto,
+            table.deleted_at.is_(None),
+        )
+        .order_by(table.id)
+        .limit(body.limit)
+        .with_for_update()
+    )
+    rows = [to_row(found._mapping) for found in await connection.execute(question)]
+    for row in rows:
+        to_tombstone(row, command.at)
+    shares = await bury_shares(connection, [row["id"] for row in rows], command.at)
+    answer = writes.DeletedConversations(len(rows), len(rows) == body.limit)
+    told = {"conversations": rows, "shares": shares}
+    return Effect(NOUN, "many_deleted", command.principal, told, encode(answer))
 
 
 async def add_items(connection: AsyncConnection, command: Command, body: writes.AddItems) -> Effect:
     """Append items to a branch."""
-    row = await lock(connection, command.principal, body.conversation)
+    row = await lock(connection, command.principal, body.conversation, body.version)
     branch = body.branch or row["active_branch"]
     await require_branch(connection, row, branch)
     given = [msgspec.json.decode(item) for item in body.items]
@@ -107,7 +136,7 @@ async def delete_item(
     connection: AsyncConnection, command: Command, body: writes.DeleteItem
 ) -> Effect:
     """Delete one item, from every branch that has it."""
-    row = await lock(connection, command.principal, body.conversation)
+    row = await lock(connection, command.principal, body.conversation, body.version)
     item = await find(
         connection,
         conversation_items,
@@ -117,13 +146,21 @@ async def delete_item(
     if item is None:
         raise NotFound(f"there is no item {body.item} in this conversation")
     touch(row, command.at)
-    rows = {"conversations": [row], "conversation_items": [_bury_item(item, command.at)]}
+    rows = {"conversations": [row], "conversation_items": [bury_item(item, command.at)]}
     answer = encode(to_conversation(row))
-    return Effect(NOUN, "item_deleted", body.conversation, rows, answer)
+    return Effect(NOUN, "item_removed", body.conversation, rows, answer)
 
 
-async def lock(connection: AsyncConnection, principal: str, conversation_id: str) -> Row:
-    """Read a conversation of the principal and keep others from changing it. Raises NotFound."""
+async def lock(
+    connection: AsyncConnection,
+    principal: str,
+    conversation_id: str,
+    version: int | None = None,
+) -> Row:
+    """Read a conversation of the principal and keep others from changing it.
+
+    `version` is what it must be, if it is given. Raises NotFound, Conflict.
+    """
     row = await find(
         connection,
         conversations,
@@ -133,6 +170,12 @@ async def lock(connection: AsyncConnection, principal: str, conversation_id: str
     )
     if row is None:
         raise NotFound(f"there is no conversation {conversation_id}")
+    if version is not None and version != row["version"]:
+        raise Conflict(
+            f"the conversation has been changed: its version is {row['version']} now",
+            param="If-Match",
+            code="version_conflict",
+        )
     return row
 
 
@@ -221,7 +264,29 @@ def to_tombstone(row: Row, at: float) -> None:
     touch(row, at)
 
 
-def _bury_item(item: Row, at: float) -> Row:
+async def bury_shares(
+    connection: AsyncConnection, conversation_ids: Sequence[str], at: float
+) -> list[Row]:
+    """Tombstones of all shares of conversations: nothing of them stays but that they were."""
+    question = select(*shares.c).where(
+        shares.c.conversation_id.in_(conversation_ids), shares.c.deleted_at.is_(None)
+    )
+    found = [to_row(share._mapping) for share in await connection.execute(question)]
+    return [bury_share(share, at) | {"deleted_at": at} for share in found]
+
+
+def bury_share(share: Row, at: float) -> Row:
+    """A share that shows nothing any more; its slug is known, so that readers learn it is gone."""
+    return share | {
+        "version": share["version"] + 1,
+        "title": None,
+        "snapshot": None,
+        "revoked_at": share["revoked_at"] or at,
+    }
+
+
+def bury_item(item: Row, at: float) -> Row:
+    """What stays of a deleted item: its id and its place."""
     return item | {
         "version": item["version"] + 1,
         "content": None,

@@ -26,7 +26,7 @@ _SERVED = [column for column in conversations.c if column.name not in ("search",
 
 async def get_conversation(connection: AsyncConnection, ask: AskConversation) -> bytes:
     """One conversation. Raises NotFound."""
-    question = select(*_SERVED).where(_is_owned(ask.id, ask.principal))
+    question = select(*_SERVED).where(is_owned(ask.id, ask.principal))
     found = (await connection.execute(question)).first()
     if found is None:
         raise NotFound(f"there is no conversation {ask.id}")
@@ -83,7 +83,7 @@ async def get_item(connection: AsyncConnection, ask: AskItem) -> bytes:
         .where(
             table.id == ask.item,
             table.deleted_at.is_(None),
-            _is_owned(ask.conversation, ask.principal),
+            is_owned(ask.conversation, ask.principal),
         )
     )
     content: bytes | None = await connection.scalar(question)
@@ -107,7 +107,7 @@ async def read_segments(
                 conversation_branches.c.deleted_at.is_(None),
             ),
         )
-        .where(_is_owned(conversation_id, principal))
+        .where(is_owned(conversation_id, principal))
     )
     found = (await connection.execute(question)).first()
     if found is None:
@@ -130,7 +130,8 @@ def is_in(segments: Segments) -> ColumnElement[bool]:
     )
 
 
-def _is_owned(conversation_id: str, principal: str | None) -> ColumnElement[bool]:
+def is_owned(conversation_id: str, principal: str | None) -> ColumnElement[bool]:
+    """The condition that it is this conversation, and the principal's."""
     table = conversations.c
     wanted = and_(table.id == conversation_id, table.deleted_at.is_(None))
     return wanted if principal is None else and_(wanted, table.principal == principal)

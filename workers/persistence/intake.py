@@ -3,11 +3,12 @@
 What nobody can handle is buried in DEAD.
 """
 
+import asyncio
 import time
+from collections.abc import Callable
+from typing import Final
 
 import structlog
-from nats.aio.msg import Msg
-from nats.errors import Error as NatsError
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from bus import Bus
@@ -18,13 +19,15 @@ from workers.persistence.commander import Commander, DatabaseAway
 from workers.persistence.database import Health
 from workers.persistence.facts import Fact
 from workers.persistence.projector import Projector
+from workers.persistence.pull import Batches, Delivery
 from workers.runtime import bury
 
 logger = structlog.get_logger()
 
-_AGAIN_SECONDS = 5.0
-_COMMAND_AGAIN_SECONDS = 0.5  # somebody waits
-_COMMAND_DELIVERIES = 5  # of a command that fails by a fault of ours
+_PAUSE_SECONDS: Final = 0.03  # between the beginnings of two batches: each costs a commit
+_AGAIN_SECONDS: Final = 5.0
+_COMMAND_AGAIN_SECONDS: Final = 0.5  # somebody waits
+_COMMAND_DELIVERIES: Final = 5  # of a command that fails by a fault of ours
 
 
 class Metrics:
@@ -41,43 +44,51 @@ class Metrics:
         self.seconds = Histogram(
             "jan_projection_batch_seconds", "Time that a batch takes", registry=registry
         )
+        self._answers = Counter(
+            "jan_answers", "Questions that were answered", ["source"], registry=registry
+        )
         up = Gauge("jan_database_up", "Whether the database answers", registry=registry)
         up.set_function(lambda: health.state == "ok")
 
+    def note_answer(self, source: str) -> None:
+        """The database or its replica has answered."""
+        self._answers.labels(source).inc()
+
 
 class Intake:
-    """The handler of the projections' subscriber."""
+    """What takes batches of the log in. `size`: events of one batch at most."""
 
-    def __init__(self, projector: Projector, bus: Bus, metrics: Metrics) -> None:
+    def __init__(self, projector: Projector, bus: Bus, metrics: Metrics, size: int) -> None:
+        self.batches = Batches(size, _PAUSE_SECONDS, self.on_events)
         self._projector = projector
         self._bus = bus
         self._metrics = metrics
 
-    async def on_events(self, messages: list[Msg]) -> None:
+    async def on_events(self, deliveries: list[Delivery]) -> None:
         """Project a batch, then ack it. What fails is delivered again."""
         started = time.perf_counter()
         try:
-            await self._project(messages)
-        except (JanError, NatsError) as error:
+            await self._project(deliveries)
+        except JanError as error:
             logger.warning("a batch of events is taken again", error=str(error))
-            await _give_back(messages)
+            _give_back(deliveries)
         except Exception:  # a fault of ours must neither lose events nor end the worker
             logger.exception("a batch of events failed")
-            await _give_back(messages)
+            _give_back(deliveries)
         else:
             self._metrics.seconds.observe(time.perf_counter() - started)
-            self._metrics.events.inc(len(messages))
+            self._metrics.events.inc(len(deliveries))
 
-    async def _project(self, messages: list[Msg]) -> None:
+    async def _project(self, deliveries: list[Delivery]) -> None:
         async def still_at_work() -> None:
-            for message in messages:
-                await message.in_progress()
+            for delivery in (*deliveries, *self.batches.waiting):
+                delivery.in_progress()
 
-        facts = [_to_fact(message) for message in messages]
+        facts = [delivery.fact for delivery in deliveries]
         for fact, reason in await self._projector.project(facts, still_at_work):
             await self._bury(fact, reason)
-        for message in messages:
-            await message.ack()
+        for delivery in deliveries:
+            delivery.ack()
 
     async def _bury(self, fact: Fact, reason: Exception) -> None:
         await bury(
@@ -92,63 +103,69 @@ class Intake:
 
 
 class CommandIntake:
-    """The handler of the commands' subscriber."""
+    """What carries commands out as they are delivered, several at a time."""
 
     def __init__(self, commander: Commander, bus: Bus, metrics: Metrics) -> None:
         self._commander = commander
         self._bus = bus
         self._metrics = metrics
+        self._running: set[asyncio.Task[None]] = set()
 
-    async def on_command(self, message: Msg) -> None:
+    def begin(self, delivery: Delivery, done: Callable[[], None]) -> None:
+        """Carry a command out beside others; `done` is called when it is settled."""
+        task = asyncio.create_task(self.on_command(delivery))
+        self._running.add(task)
+
+        def on_end(ended: asyncio.Task[None]) -> None:
+            self._running.discard(ended)
+            done()
+
+        task.add_done_callback(on_end)
+
+    async def drain(self, seconds: float) -> None:
+        """Wait for what is under way."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=seconds)
+
+    async def on_command(self, delivery: Delivery) -> None:
         """Carry a command out, answer it, ack it. What fails is delivered again."""
-        name = message.subject.removeprefix("commands.")
+        name = delivery.subject.removeprefix("commands.")
         try:
-            command = decode_command(message.data)
+            command = decode_command(delivery.data)
             answer = await self._commander.carry_out(name, command)
-        except (DatabaseAway, BusError, NatsError) as error:
+        except (DatabaseAway, BusError) as error:
             logger.warning("a command is taken again", name=name, error=str(error))
-            await _give_back([message], _COMMAND_AGAIN_SECONDS)
+            delivery.again(_COMMAND_AGAIN_SECONDS)
         except Exception as error:  # a fault of ours, or a body that nobody can read
             logger.exception("a command failed", name=name)
-            await self._give_up(message, error)
+            await self._give_up(delivery, error)
         else:
             if command.reply_to:
                 self._bus.publish(command.reply_to, answer)
-            await message.ack()
+            delivery.ack()  # after the answer, on the same line: not acked without it
             self._metrics.commands.labels(name).inc()
 
-    async def _give_up(self, message: Msg, error: Exception) -> None:
+    async def _give_up(self, delivery: Delivery, error: Exception) -> None:
         """Bury a command that fails each time. Who waits for it is told by its deadline."""
-        if message.metadata.num_delivered < _COMMAND_DELIVERIES:
-            await _give_back([message], _COMMAND_AGAIN_SECONDS)
+        if delivery.nth < _COMMAND_DELIVERIES:
+            delivery.again(_COMMAND_AGAIN_SECONDS)
             return
         try:
-            sequence = message.metadata.sequence.stream
-            data, subject = message.data, message.subject
             await bury(
-                self._bus, subjects.COMMANDS, subject, data, error=repr(error), sequence=sequence
+                self._bus,
+                subjects.COMMANDS,
+                delivery.subject,
+                delivery.data,
+                error=repr(error),
+                sequence=delivery.seq,
             )
-            await message.term()
-        except (JanError, NatsError):
-            await _give_back([message], _COMMAND_AGAIN_SECONDS)
+        except JanError:
+            delivery.again(_COMMAND_AGAIN_SECONDS)
+        else:
+            delivery.end()
 
 
-def _to_fact(message: Msg) -> Fact:
-    """Take the sequence and the time from the ack's subject, counted from its end.
-
-    `$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<delivered>.<seq>.<nth>.<ns>.<pending>`
-    and, with a domain, one more token.
-    """
-    tokens = message.reply.split(".")
-    at = 5 if len(tokens) < 11 else 7
-    return Fact(int(tokens[at]), message.subject, message.data, int(tokens[at + 2]) / 1e9)
-
-
-async def _give_back(messages: list[Msg], seconds: float = _AGAIN_SECONDS) -> None:
+def _give_back(deliveries: list[Delivery]) -> None:
     """Ask for what is not acked again later; without a bus it comes back by itself."""
-    try:
-        for message in messages:
-            if not message._ackd:
-                await message.nak(delay=seconds)
-    except NatsError:
-        logger.warning("events come back when their ack is overdue")
+    for delivery in deliveries:
+        delivery.again(_AGAIN_SECONDS)

@@ -14,12 +14,13 @@ from bus.connection import (
     open_bus,
 )
 from bus.objects import ObjectStore, open_store
-from bus.pull import Delivery, Pull, open_pull
+from bus.pull import Batches, Delivery, Pull
 from bus.wire import Message, header_value
 
 __all__ = [
     "QUEUE_FULL",
     "Ack",
+    "Batches",
     "Bucket",
     "Bus",
     "Delivery",
@@ -36,6 +37,5 @@ __all__ = [
     "header_block",
     "header_value",
     "open_bus",
-    "open_pull",
     "open_store",
 ]

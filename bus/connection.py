@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 import structlog
 from nats.aio.client import Client
+from nats.errors import Error as NatsError
 from nats.errors import StaleConnectionError
 from nats.js.client import JetStreamContext
 
@@ -159,6 +160,16 @@ class Bus:
             raise RuntimeError("nats-py numbers its subscriptions in another way than expected")
         self._writer.flush()  # whatever is asked next, the server knows where its answer goes
         return Subscription(self, sid, inner)
+
+    async def arrived(self, timeout: float) -> None:
+        """Wait until the server has everything that was published so far. Raises BusTimeout."""
+        self._writer.flush()
+        if not self.connected:
+            raise BusTimeout("the connection is lost")
+        try:
+            await self.nc.flush(timeout)  # type: ignore[arg-type]  # parts of a second too
+        except (NatsError, OSError) as error:
+            raise BusTimeout("the server does not answer") from error
 
     def publish(self, subject: str, data: bytes, reply: str = "", headers: bytes = b"") -> None:
         """Publish and forget. `headers` is a raw block, as made by `header_block`."""

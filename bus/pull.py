@@ -1,157 +1,59 @@
-"""Pulling from a consumer: a request that is kept open, and what it brings, as it comes.
+"""Pulling from a consumer: never more than there is room for, and nothing that arrives is dropped.
 
-nats-py's own `fetch` waits for a batch to be full or its time to be over, and can lose what comes
-just then: the server gives it again only after `ack_wait`.
+One request is open at a time. It is for as much as there is room for, lasts for less than the
+server's patience with a silent worker, and is made anew at once when it is used up, refused or
+over, and when the connection is back: what the old server was asked for, the new one knows
+nothing of.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
 
-import msgspec
 import structlog
 
-from bus.connection import Bus
+from bus.connection import Bus, Subscription
 from bus.wire import Message
 
 logger = structlog.get_logger()
 
-_LASTS: Final = 5.0  # seconds that a request waits on the server
-_OVERDUE: Final = 2.0  # seconds after its end, in which the server has to say that it is over
+_LOOK_SECONDS: Final = 0.25
+_OVERDUE_SECONDS: Final = 1.0  # after a request's end, in which the server has to say so
 _AFTER_REFUSAL: Final = 0.5
 _OVER: Final = (404, 408)
 
 
 class Delivery(NamedTuple):
-    """A message that was given to us, to be acked, or given back."""
+    """One delivery of a message: what it is, and where its ack goes."""
 
+    bus: Bus
     subject: str
     data: bytes
     headers: bytes
-    seq: int  # in its stream
-    nth: int  # how often it was delivered, this time included
-    time: float  # when it was stored, in unix seconds
     reply: str
-    publish: Callable[[str, bytes], None]
+    seq: int
+    nth: int  # delivery of it
+    time: float  # at which the server stored it, in unix seconds
 
     def ack(self) -> None:
         """It is done."""
-        self.publish(self.reply, b"+ACK")
+        self.bus.publish(self.reply, b"+ACK")
 
-    def give_back(self, seconds: float = 0.0) -> None:
-        """Have it delivered again, after so long."""
-        delay = msgspec.json.encode({"delay": int(seconds * 1e9)})
-        self.publish(self.reply, b"-NAK " + delay if seconds else b"-NAK")
+    def in_progress(self) -> None:
+        """It is being worked on: give it to nobody else yet."""
+        self.bus.publish(self.reply, b"+WPI")
 
-    def still_at_work(self) -> None:
-        """Begin its `ack_wait` anew."""
-        self.publish(self.reply, b"+WPI")
+    def again(self, seconds: float) -> None:
+        """Deliver it again, later. If this is lost it comes when its ack is overdue."""
+        self.bus.publish(self.reply, b'-NAK {"delay":%d}' % int(seconds * 1e9))
 
     def end(self) -> None:
-        """Never have it delivered again."""
-        self.publish(self.reply, b"+TERM")
+        """Never deliver it again."""
+        self.bus.publish(self.reply, b"+TERM")
 
 
-class Pull:
-    """What a consumer has for us. At most `batch` messages are asked for at a time.
-
-    `ahead`: the next ones are asked for while the last ones are worked on.
-    """
-
-    def __init__(
-        self, bus: Bus, stream: str, consumer: str, *, batch: int, ahead: bool = False
-    ) -> None:
-        self._bus = bus
-        self._target = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
-        self._consumer = consumer
-        self._batch = batch
-        self._ahead = ahead
-        self._arrived: list[Delivery] = []
-        self._news = asyncio.Event()
-        self._inbox = f"{bus.nc.new_inbox()}."
-        self._number = 0  # of the request that is open
-        self._left = 0  # what it may still bring
-        self._ends = 0.0
-        self._not_before = 0.0
-
-    async def next(self) -> list[Delivery]:
-        """Wait for messages; return all that have come."""
-        loop = asyncio.get_running_loop()
-        while True:
-            if self._arrived:
-                taken, self._arrived = self._arrived, []
-                if self._ahead:
-                    self._ask(loop.time())
-                return taken
-            self._ask(loop.time())
-            self._news.clear()
-            try:
-                await asyncio.wait_for(self._news.wait(), _AFTER_REFUSAL)
-            except TimeoutError:
-                continue  # a look whether the request is overdue
-
-    def _ask(self, now: float) -> None:
-        """Open a request, if there is none and there is room for what it brings."""
-        if self._left and now > self._ends + _OVERDUE:
-            logger.warning("a request for messages got no answer", consumer=self._consumer)
-            self._left = 0
-        room = self._batch - len(self._arrived)
-        if self._left or room <= 0 or now < self._not_before or not self._bus.connected:
-            return
-        self._number += 1
-        self._left, self._ends = room, now + _LASTS
-        asked = msgspec.json.encode({"batch": room, "expires": int(_LASTS * 1e9)})
-        self._bus.publish(self._target, asked, reply=f"{self._inbox}{self._number}")
-
-    def _on_message(self, message: Message) -> None:
-        if message.status:
-            self._on_status(message)
-        else:
-            self._left = max(0, self._left - 1)
-            self._arrived.append(_to_delivery(message, self._bus))
-        self._news.set()
-
-    def _on_status(self, message: Message) -> None:
-        """The server says that a request is over, or why there won't be anything."""
-        if message.subject.decode() != f"{self._inbox}{self._number}":
-            return
-        self._left = 0
-        if message.status not in _OVER:
-            # The consumer is not there (503), has a new leader, or has too many waiting (409).
-            logger.debug("messages refused", consumer=self._consumer, status=message.status)
-            self._not_before = asyncio.get_running_loop().time() + _AFTER_REFUSAL
-
-    def _on_reconnect(self) -> None:
-        """What was asked before is forgotten."""
-        self._left = 0
-        self._news.set()
-
-    async def open(self) -> Callable[[], None]:
-        """Listen for what comes; return what forgets about reconnects."""
-        self._subscription = await self._bus.subscribe(f"{self._inbox}*", self._on_message)
-        return self._bus.on_reconnect(self._on_reconnect)
-
-    async def close(self) -> None:
-        """Listen no more; what was not taken is given back."""
-        await self._subscription.unsubscribe()
-        for delivery in self._arrived:
-            delivery.give_back()
-
-
-@asynccontextmanager
-async def open_pull(pull: Pull) -> AsyncIterator[Pull]:
-    """Listen to what a consumer has for the context's life."""
-    forget = await pull.open()
-    try:
-        yield pull
-    finally:
-        forget()
-        await pull.close()
-
-
-def _to_delivery(message: Message, bus: Bus) -> Delivery:
-    """Take the sequence and the time from the ack's subject, counted from its end.
+def to_delivery(bus: Bus, message: Message) -> Delivery:
+    """Take the sequence, the time and so on from the ack's subject, counted from its end.
 
     `$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<delivered>.<seq>.<nth>.<ns>.<pending>`
     and, with a domain, one more token.
@@ -159,13 +61,153 @@ def _to_delivery(message: Message, bus: Bus) -> Delivery:
     reply = message.reply.decode()
     tokens = reply.split(".")
     at = 4 if len(tokens) < 11 else 6
-    return Delivery(
-        subject=message.subject.decode(),
-        data=message.data,
-        headers=message.headers,
-        seq=int(tokens[at + 1]),
-        nth=int(tokens[at]),
-        time=int(tokens[at + 3]) / 1e9,
-        reply=reply,
-        publish=bus.publish,
-    )
+    nth, seq, ns = int(tokens[at]), int(tokens[at + 1]), int(tokens[at + 3])
+    subject = message.subject.decode()
+    return Delivery(bus, subject, message.data, message.headers, reply, seq, nth, ns / 1e9)
+
+
+class Pull:
+    """Asks a consumer for messages; each goes to `on_delivery`, and counts until `done`."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        stream: str,
+        consumer: str,
+        on_delivery: Callable[[Delivery], None],
+        *,
+        room: int,
+        seconds: float,
+    ) -> None:
+        self._bus = bus
+        self._target = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._on_delivery = on_delivery
+        self._room = room
+        self._seconds = seconds
+        self._held = 0
+        self._number = 0  # of the open request
+        self._left = 0  # messages that it may still bring
+        self._ends = 0.0
+        self._not_before = 0.0
+        self._inbox = bus.nc.new_inbox()
+        self._stopped = False
+
+    def done(self, count: int = 1) -> None:
+        """So many deliveries are settled."""
+        self._held -= count
+        self._fill()
+
+    async def run(self) -> None:
+        """Ask until cancelled."""
+        subscription: Subscription = await self._bus.subscribe(f"{self._inbox}.*", self._on_message)
+        forget = self._bus.on_reconnect(self._forget)
+        try:
+            while True:
+                self._fill()
+                await asyncio.sleep(_LOOK_SECONDS)
+        finally:
+            self._stopped = True
+            forget()
+            await subscription.unsubscribe()
+
+    def _fill(self) -> None:
+        """Ask for as much as there is room for, unless something is asked for."""
+        now = asyncio.get_running_loop().time()
+        if self._left and now > self._ends + _OVERDUE_SECONDS:
+            logger.warning("a request for messages got no answer", target=self._target)
+            self._left = 0
+        room = self._room - self._held
+        if self._stopped or self._left or room <= 0 or now < self._not_before:
+            return
+        if not self._bus.connected:
+            return
+        self._number += 1
+        self._left = room
+        self._ends = now + self._seconds
+        request = b'{"batch":%d,"expires":%d}' % (room, int(self._seconds * 1e9))
+        self._bus.publish(self._target, request, reply=f"{self._inbox}.{self._number}")
+
+    def _forget(self) -> None:
+        self._left = 0
+        self._fill()
+
+    def _on_message(self, message: Message) -> None:
+        if not message.reply:
+            self._on_status(message)
+            return
+        self._left = max(0, self._left - 1)
+        self._held += 1
+        self._on_delivery(to_delivery(self._bus, message))
+        self._fill()
+
+    def _on_status(self, message: Message) -> None:
+        if not message.subject.endswith(b".%d" % self._number):
+            return
+        if message.status not in _OVER:
+            # The consumer is not there (503), has a new leader, or has too many waiting (409).
+            self._not_before = asyncio.get_running_loop().time() + _AFTER_REFUSAL
+        self._left = 0
+        self._fill()
+
+
+class Batches:
+    """Gathers what is pulled, and hands it on in batches, one at a time.
+
+    A batch begins at once if the last one began some time ago, so that a lone message does not
+    wait; under load it waits until there is more to write at once.
+    """
+
+    def __init__(
+        self, size: int, pause: float, on_batch: Callable[[list[Delivery]], Awaitable[None]]
+    ) -> None:
+        self.waiting: list[Delivery] = []
+        self.done: Callable[[int], None] = lambda _: None
+        self._size = size
+        self._pause = pause
+        self._on_batch = on_batch
+        self._stopped = False
+        self._arrived = asyncio.Event()
+        self._full = asyncio.Event()
+
+    def put(self, delivery: Delivery) -> None:
+        """Take a message."""
+        self.waiting.append(delivery)
+        self._arrived.set()
+        if len(self.waiting) >= self._size:
+            self._full.set()
+
+    async def run(self) -> None:
+        """Handle batches until `stop`; `done` is told how many messages are settled."""
+        loop = asyncio.get_running_loop()
+        began = 0.0
+        while True:
+            await self._arrived.wait()
+            wait = began + self._pause - loop.time()
+            if wait > 0 and len(self.waiting) < self._size:
+                await _within(self._full, wait)
+            if self._stopped:
+                return
+            began = loop.time()
+            await self._handle_next()
+
+    async def _handle_next(self) -> None:
+        batch, self.waiting = self.waiting[: self._size], self.waiting[self._size :]
+        if not self.waiting:
+            self._arrived.clear()
+        if len(self.waiting) < self._size:
+            self._full.clear()
+        await self._on_batch(batch)
+        self.done(len(batch))
+
+    def stop(self) -> None:
+        """Begin no other batch: what waits is delivered to somebody else."""
+        self._stopped = True
+        self._arrived.set()
+        self._full.set()
+
+
+async def _within(event: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return

@@ -25,6 +25,7 @@ from schemas.errors import (
     BusTimeout,
     BusUnavailable,
     Conflict,
+    JanError,
     NoResponders,
     OutcomeUnknown,
     Unavailable,
@@ -150,10 +151,16 @@ class Stored:
         end = command.deadline + _SLACK
         while time.time() < end:
             waiting = _Outcome(self._bus, end - time.time())
+            sent = msgspec.structs.replace(command, reply_to=waiting.inbox)
             try:
-                await self._store(subject, msgspec.structs.replace(command, reply_to=waiting.inbox))
+                await self._store(subject, sent, waiting)
             except BusTimeout:
                 uncertain = True  # it may be stored: its answer will tell
+            except JanError:
+                waiting.close()
+                if not uncertain:
+                    raise
+                break  # an earlier one may have been stored
             answer = await waiting.answer
             if answer is not None:
                 return answer
@@ -165,20 +172,30 @@ class Stored:
             raise OutcomeUnknown("it is not known whether this was stored: look, or repeat it")
         raise Unavailable("nobody stored this in time, and nobody will", retry_after=1)
 
-    async def _store(self, subject: str, command: Command) -> None:
-        try:
-            await self._bus.store(
-                subject,
-                encode(command),
-                msg_id=f"COMMANDS:{subject}:{ids.new_id('')}:0",
-                timeout=_STORE_SECONDS,
-            )
-        except (BusTimeout, BusUnavailable):
-            raise BusTimeout("the outcome is unknown") from None
-        except BusError as error:
-            if error.err_code in QUEUE_FULL:
-                raise Unavailable("too many writes are waiting", retry_after=2) from None
-            raise BusUnavailable("the message bus did not store it", retry_after=1) from error
+    async def _store(self, subject: str, command: Command, waiting: "_Outcome") -> None:
+        """Send until the bus has it, or has answered otherwise.
+
+        Raises BusTimeout if it may have it, else Unavailable, BusUnavailable.
+        """
+        msg_id = f"COMMANDS:{subject}:{ids.new_id('')}:0"
+        uncertain = False
+        while not waiting.answer.done():
+            try:
+                await self._bus.store(
+                    subject, encode(command), msg_id=msg_id, timeout=_STORE_SECONDS
+                )
+            except (BusTimeout, BusUnavailable, NoResponders):
+                uncertain = True  # also without responders: that was its last try of several
+                continue
+            except BusError as error:
+                if uncertain:
+                    raise BusTimeout("the outcome is unknown") from None
+                if error.err_code in QUEUE_FULL:
+                    raise Unavailable("too many writes are waiting", retry_after=2) from None
+                raise BusUnavailable("the message bus did not store it", retry_after=1) from error
+            return
+        if uncertain:
+            raise BusTimeout("the outcome is unknown")
 
 
 class _Outcome:
@@ -188,6 +205,11 @@ class _Outcome:
         self.begun = False
         self.answer: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
         self.inbox = bus.expect(self._on_word, timeout)
+
+    def close(self) -> None:
+        """Wait no longer."""
+        if not self.answer.done():
+            self.answer.set_result(None)
 
     def _on_word(self, message: Message | None) -> bool:
         if message is not None and message.data == BEGUN:

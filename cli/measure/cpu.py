@@ -37,3 +37,12 @@ def _seconds(pid: int, *, children: bool) -> float:
     except psutil.Error:  # it has just ended
         return 0.0
     return float(sum(time.user + time.system for time in times))
+
+
+def by_kind(processes: Iterable[Process]) -> dict[str, float]:
+    """Seconds of processor time by kind of process, PostgreSQL's children included."""
+    used: dict[str, float] = {}
+    for process in processes:
+        seconds = _seconds(process.pid, children=process.kind == "postgres")
+        used[process.kind] = used.get(process.kind, 0.0) + seconds
+    return used

@@ -1,7 +1,7 @@
 """Questions about stored things, answered from the database and the log."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -31,7 +31,7 @@ from schemas.queries import (
     encode_failure,
 )
 from workers.persistence import positions
-from workers.persistence.database import Database, describe, is_poison
+from workers.persistence.database import Database, describe, is_poison, is_transient
 from workers.persistence.queries import branches, conversations, entities, exports, runs, shares
 
 logger = structlog.get_logger()
@@ -39,6 +39,8 @@ logger = structlog.get_logger()
 _SECONDS = 3.0
 _PATIENCE = 2.0  # seconds that an answer waits for what the asker has written
 _LOOK_AGAIN = 0.02
+_KNOWN_SECONDS = 1.0
+_LEFT_ALONE = 5.0  # seconds that a replica which did not answer is not asked
 
 
 Read = Callable[[AsyncConnection, Any], Awaitable[msgspec.Struct | bytes]]
@@ -86,11 +88,67 @@ def create_questions(bus: Bus) -> dict[str, Question]:
     }
 
 
-class Answers:
-    """The handler of `query.>`: it takes a question's bytes and returns the answer's."""
+class Behind(Exception):
+    """A database has not taken in all that the asker has written."""
 
-    def __init__(self, database: Database, bus: Bus) -> None:
-        self._database = database
+
+class Source:
+    """A database that can answer, and how far it is known to have come in the log."""
+
+    def __init__(self, name: str, database: Database) -> None:
+        self.name = name
+        self.database = database
+        self._reached = 0
+        self._looked = 0.0
+        self._left_alone_until = 0.0
+        self._progress = asyncio.Event()
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is worth a try: one that was away a moment ago is not."""
+        return asyncio.get_running_loop().time() >= self._left_alone_until
+
+    def fail(self, error: BaseException) -> None:
+        """It did not answer."""
+        self.database.health.down(error)
+        self._left_alone_until = asyncio.get_running_loop().time() + _LEFT_ALONE
+
+    def advanced(self) -> None:
+        """The projection has just written something."""
+        self._progress.set()
+
+    async def until_reached(self, connection: AsyncConnection, seq: int, patience: float) -> None:
+        """Wait until it has all of the log up to `seq`. Raises Behind."""
+        now = asyncio.get_running_loop().time
+        # Known for a moment only: who restores a backup takes the database back.
+        if not seq or (seq <= self._reached and now() < self._looked + _KNOWN_SECONDS):
+            return
+        end = now() + patience
+        while True:
+            self._progress.clear()
+            self._reached, self._looked = await positions.reached(connection), now()
+            if seq <= self._reached:
+                return
+            if now() >= end:
+                raise Behind
+            await connection.rollback()
+            try:
+                await asyncio.wait_for(self._progress.wait(), _LOOK_AGAIN)
+            except TimeoutError:
+                continue
+
+
+class Answers:
+    """The handler of `query.>`: it takes a question's bytes and returns the answer's.
+
+    `sources` are tried in order; only the last, the database itself, is waited for.
+    """
+
+    def __init__(
+        self, sources: Sequence[Source], bus: Bus, on_answer: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._sources = sources
+        self._on_answer = on_answer
         self._questions = {
             name: (msgspec.json.Decoder(question.kind).decode, question.read)
             for name, question in create_questions(bus).items()
@@ -106,34 +164,50 @@ class Answers:
             return encode_failure(InvalidRequest(f"nobody knows the question {name}"))
         except (msgspec.DecodeError, ValueError) as error:  # ValueError: it is not UTF-8
             return encode_failure(InvalidRequest(f"the question can't be read: {error}"))
-        try:
-            return await self._read(ask, read)
-        except JanError as error:
-            return encode_failure(error)
-        except Exception:  # a fault of ours: who asks shall not wait in vain
-            logger.exception("a question failed", name=name)
-            return encode_failure(InternalError("the question failed"))
+        return await self._read_somewhere(read, ask)
 
-    async def _read(self, ask: Ask, read: Read) -> bytes:
+    async def _read_somewhere(self, read: Read, ask: Ask) -> bytes:
+        *others, last = self._sources
+        for source in others:
+            if source.usable:
+                try:
+                    return await self._read(source, read, ask, 0.0)
+                except (Behind, SQLAlchemyError, OSError) as error:
+                    _note_failure(source, error)
         try:
-            async with self._database.connect(_SECONDS) as connection:
-                await _until_projected(connection, ask.after)
+            return await self._read(last, read, ask, _PATIENCE)
+        except Behind:
+            failure: JanError = Unavailable(
+                "the database is behind the log: ask again later", retry_after=1
+            )
+        except (SQLAlchemyError, OSError) as cause:
+            if isinstance(cause, DBAPIError) and is_poison(cause):
+                failure = InvalidRequest(f"the question is refused: {describe(cause)}")
+            else:
+                last.database.health.down(cause)
+                failure = Unavailable("the database does not answer", retry_after=1)
+        except Exception:  # a fault of ours: who asks shall not wait in vain
+            logger.exception("a question failed", question=type(ask).__name__)
+            failure = InternalError("the question failed")
+        return encode_failure(failure)
+
+    async def _read(self, source: Source, read: Read, ask: Ask, patience: float) -> bytes:
+        answer: msgspec.Struct | bytes
+        try:
+            async with source.database.connect(_SECONDS) as connection:
+                await source.until_reached(connection, ask.after, patience)
                 answer = await read(connection, ask)
-        except (SQLAlchemyError, OSError) as error:
-            if isinstance(error, DBAPIError) and is_poison(error):
-                raise InvalidRequest(f"the question is refused: {describe(error)}") from error
-            self._database.health.down(error)
-            raise Unavailable("the database does not answer", retry_after=1) from error
+        except JanError as error:
+            answer = encode_failure(error)
+        source.database.health.up()
+        self._on_answer(source.name)
         return answer if isinstance(answer, bytes) else encode_answer(answer)
 
 
-async def _until_projected(connection: AsyncConnection, seq: int) -> None:
-    """Wait until the database has all of the log up to `seq`. Raises Unavailable."""
-    if not seq:
-        return
-    end = asyncio.get_running_loop().time() + _PATIENCE
-    while not await positions.has_reached(connection, seq):
-        if asyncio.get_running_loop().time() >= end:
-            raise Unavailable("the database is behind the log: ask again later", retry_after=1)
-        await connection.rollback()
-        await asyncio.sleep(_LOOK_AGAIN)
+def _note_failure(source: Source, error: Exception) -> None:
+    """A replica that is behind, or has dropped a slow question, is none that is away."""
+    known = isinstance(error, Behind) or (
+        isinstance(error, DBAPIError) and (is_poison(error) or is_transient(error))
+    )
+    if not known:
+        source.fail(error)

@@ -1,31 +1,37 @@
 """The persistence worker: commands and the log into PostgreSQL, answers out of it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import NamedTuple
 
 from faststream.message import StreamMessage
 from faststream.nats import NatsBroker
 from nats.aio.msg import Msg
 from prometheus_client import CollectorRegistry
 
-from bus import Bus, Pull, open_pull
+from bus import Bus, Pull
 from schemas import subjects
 from workers.persistence.actions import ACTIONS
-from workers.persistence.answers import Answers
+from workers.persistence.answers import Answers, Source
 from workers.persistence.commander import Commander
 from workers.persistence.database import Database, Health, open_engine
 from workers.persistence.erasure import Eraser
-from workers.persistence.intake import CommandIntake, LogIntake, Metrics
+from workers.persistence.intake import CommandIntake, Intake, Metrics
 from workers.persistence.projector import Projector
+from workers.persistence.pruning import Pruner
 from workers.persistence.settings import PersistenceSettings
 from workers.runtime import OnLoading, OnReady, beside, create_broker, serve
 
 KIND = "persistence"
 LOG_CONSUMER = "persistence-log"
 COMMANDS_CONSUMER = "persistence-commands"
-_COMMANDS_AT_ONCE = 4
-_QUERIES_AT_ONCE = 8
+# That one request for messages waits: less than the consumer's patience, or a worker that stands
+# still would be given again what it has just lost.
+_LOG_REQUEST_SECONDS = 5.0
+_COMMANDS_REQUEST_SECONDS = 1.5
+_IDLE_MS = 5000  # more than any transaction of ours takes between two statements
+_DRAIN_SECONDS = 2.0
 _LAST_PING_SECONDS = 3.5  # a little more than a connection takes at most
 
 
@@ -54,67 +60,119 @@ class Work:
         return {"database": self._health.state}
 
 
+class Pools(NamedTuple):
+    """How a worker's connections are divided."""
+
+    reads: int
+    writes: int
+    commands: int  # at once; the other writes are the projection and what it watches
+
+    @classmethod
+    def of(cls, connections: int) -> "Pools":
+        """Divide: 4 of 10 for questions, 6 for writes, 4 commands at a time."""
+        reads = max(1, connections * 2 // 5)
+        writes = connections - reads
+        return cls(reads, writes, max(1, writes - 2))
+
+
 @asynccontextmanager
 async def open_worker(
     settings: PersistenceSettings, broker: NatsBroker, bus: Bus, registry: CollectorRegistry
 ) -> AsyncIterator[Work]:
-    """Declare the subscribers and watch the database for the context's life."""
-    url = settings.database_url.get_secret_value()
-    database = Database(open_engine(url, pool_size=settings.database_pool))
-
-    async def log_floor() -> int:
-        return await bus.ack_floor(subjects.EVENTS, LOG_CONSUMER)
-
-    projector = Projector(database, log_floor)
-    metrics = Metrics(registry, database.health)
-    subscribe_to_queries(broker, Answers(database, bus))
-    watching = asyncio.create_task(projector.watch())
-    eraser = Eraser(database, bus, settings.open_objects())
-    commands = CommandIntake(Commander(database, bus, ACTIONS), bus, metrics)
-    async with (
-        beside(eraser.run()),
-        pulling_log(bus, settings, LogIntake(projector, bus, metrics)),
-        pulling_commands(bus, commands),
-    ):
-        try:
-            yield Work(database.health)
-        finally:
-            # Before anybody is cancelled: psycopg would wait for the server's word.
-            projector.stop()
-            await database.close()
-            await asyncio.wait({watching}, timeout=_LAST_PING_SECONDS)
-
-
-@asynccontextmanager
-async def pulling_log(
-    bus: Bus, settings: PersistenceSettings, intake: LogIntake
-) -> AsyncIterator[None]:
-    """Take in what happened. `jan migrate` has made the consumer."""
-    batch = settings.projection_batch
-    pull = Pull(bus, subjects.EVENTS, LOG_CONSUMER, batch=batch, ahead=True)
-    async with open_pull(pull), beside(intake.run(pull)):
-        yield
-
-
-@asynccontextmanager
-async def pulling_commands(bus: Bus, intake: CommandIntake) -> AsyncIterator[None]:
-    """Carry out some commands at a time; none waits here behind another."""
+    """Pull commands and the log, answer questions and watch the database for the context's life."""
+    pools = Pools.of(settings.database_pool)
     async with AsyncExitStack() as stack:
-        for _ in range(_COMMANDS_AT_ONCE):
-            pull = Pull(bus, subjects.COMMANDS, COMMANDS_CONSUMER, batch=1)
-            await stack.enter_async_context(open_pull(pull))
-            await stack.enter_async_context(beside(intake.run(pull)))
-        yield
+        writes, sources = await _open_databases(stack, settings, pools)
+        metrics = Metrics(registry, writes.health)
+        subscribe_to_queries(broker, Answers(sources, bus, metrics.note_answer), pools.reads)
+
+        async def log_floor() -> int:
+            return await bus.ack_floor(subjects.EVENTS, LOG_CONSUMER)
+
+        projector = Projector(writes, log_floor, sources[-1].advanced)
+        commander = Commander(writes, bus, ACTIONS)
+        intake = Intake(projector, bus, metrics, settings.projection_batch)
+        commands = CommandIntake(commander, bus, metrics)
+        eraser = Eraser(writes, bus, settings.open_objects())
+        pruner = Pruner(writes, commander.tell_log, settings.commands_kept)
+        # These end by themselves when told to: cancelled, psycopg would wait for the server's word.
+        ending = [
+            asyncio.create_task(projector.watch()),
+            asyncio.create_task(intake.batches.run()),
+        ]
+        try:
+            async with (
+                beside(pruner.run()),
+                beside(eraser.run()),
+                beside(pull_log(bus, intake, settings.projection_batch)),
+                beside(pull_commands(bus, commands, pools.commands)),
+            ):
+                yield Work(writes.health)
+        finally:
+            projector.stop()
+            intake.batches.stop()
+            await asyncio.gather(commands.drain(_DRAIN_SECONDS), _ended(ending, _DRAIN_SECONDS))
+            await stack.aclose()
+            await _ended(ending, _LAST_PING_SECONDS)
 
 
-def subscribe_to_queries(broker: NatsBroker, answers: Answers) -> None:
+async def _ended(tasks: Sequence[asyncio.Task[None]], seconds: float) -> None:
+    await asyncio.wait(tasks, timeout=seconds)
+
+
+async def _open_databases(
+    stack: AsyncExitStack, settings: PersistenceSettings, pools: Pools
+) -> tuple[Database, list[Source]]:
+    """Open what is written to, and what answers: the replica if there is one, then the database."""
+    url = settings.database_url.get_secret_value()
+    writes = Database(open_engine(url, pool_size=pools.writes, idle_ms=_IDLE_MS))
+    reads = Database(open_engine(url, pool_size=pools.reads, only_reads=True))
+    sources = [Source("primary", reads)]
+    if settings.database_read_url is not None:
+        replica_url = settings.database_read_url.get_secret_value()
+        engine = open_engine(replica_url, pool_size=pools.reads, only_reads=True)
+        replica = Database(engine, Health("questions go to the primary", "replica"))
+        sources.insert(0, Source("replica", replica))
+    for database in (writes, *(source.database for source in sources)):
+        stack.push_async_callback(database.close)
+    return writes, sources
+
+
+async def pull_log(bus: Bus, intake: Intake, batch: int) -> None:
+    """Pull what happened; the next batch comes in while one is written."""
+    pull = Pull(
+        bus,
+        subjects.EVENTS,
+        LOG_CONSUMER,
+        intake.batches.put,
+        room=2 * batch,
+        seconds=_LOG_REQUEST_SECONDS,
+    )
+    intake.batches.done = pull.done
+    await pull.run()
+
+
+async def pull_commands(bus: Bus, intake: CommandIntake, at_once: int) -> None:
+    """Pull what is to be written, as many commands as are carried out at once."""
+    pull = Pull(
+        bus,
+        subjects.COMMANDS,
+        COMMANDS_CONSUMER,
+        lambda delivery: intake.begin(delivery, pull.done),
+        room=at_once,
+        seconds=_COMMANDS_REQUEST_SECONDS,
+    )
+    await pull.run()
+
+
+def subscribe_to_queries(broker: NatsBroker, answers: Answers, at_once: int) -> None:
     """Answer questions, in turn with the other workers of the kind."""
 
     async def on_question(message: Msg) -> bytes:
         return await answers.answer(message.subject, message.data)
 
     broker.subscriber(
-        subjects.query("*", "*"), queue=KIND, max_workers=_QUERIES_AT_ONCE, decoder=_raw_message
+        subjects.query("*", "*"), queue=KIND, max_workers=at_once, decoder=_raw_message
     )(on_question)
 
 

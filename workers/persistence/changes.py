@@ -21,6 +21,7 @@ from sqlalchemy import (
     bindparam,
     delete,
     select,
+    tuple_,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, Insert, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -59,15 +60,53 @@ class Effect:
     answer: bytes = b"{}"
 
 
-async def apply(connection: AsyncConnection, rows: Rows) -> None:
-    """Write rows in the caller's transaction; one that is known in a newer version stays."""
+async def apply(connection: AsyncConnection, rows: Rows, *, locked: bool = False) -> None:
+    """Write rows in the caller's transaction; one that is known in a newer version stays.
+
+    `locked`: the caller has locked the conversations that the rows belong to, none is deleted.
+    """
     for name, table in TABLES.items():  # in one order everywhere, or two would deadlock
         values = _newest(table, rows.get(name, ()))
         if values:
-            await connection.execute(_UPSERTS[name], values)
-    await _purge(connection, rows)
+            await connection.execute(_UPSERTS[name], values if len(values) > 1 else values[0])
+    if not locked or any(row["deleted_at"] for row in rows.get("conversations", ())):
+        await _purge(connection, rows)
     await _purge_users(connection, rows)
     await _ask_erasures(connection, rows)
+
+
+async def apply_told(connection: AsyncConnection, rows: Rows) -> None:
+    """Write rows that the log tells of, as far as they are not there.
+
+    Most are: the command that told them wrote them. To look first locks nothing, so the projection
+    and commands do not wait for each other.
+    """
+    missing: dict[str, list[Row]] = {}
+    for name, told in rows.items():
+        known = await _versions(connection, TABLES[name], told)
+        left = [row for row in told if known.get(_key(TABLES[name], row), -1) < row["version"]]
+        if left:
+            missing[name] = left
+    if missing:
+        await apply(connection, missing)
+
+
+async def _versions(
+    connection: AsyncConnection, table: Table, rows: Iterable[Row]
+) -> dict[tuple[Any, ...], int]:
+    keys = {_key(table, row) for row in rows}
+    if not keys:
+        return {}
+    columns = list(table.primary_key)
+    wanted: ColumnElement[bool] = tuple_(*columns).in_(sorted(keys))
+    if len(columns) == 1:
+        wanted = columns[0] == any_(bindparam("keys", [key for (key,) in keys], ARRAY(Text)))
+    found = await connection.execute(select(*columns, table.c.version).where(wanted))
+    return {tuple(row[:-1]): row[-1] for row in found}
+
+
+def _key(table: Table, row: Row) -> tuple[Any, ...]:
+    return tuple(row[column.name] for column in table.primary_key)
 
 
 async def _purge_users(connection: AsyncConnection, rows: Rows) -> None:

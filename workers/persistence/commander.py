@@ -2,9 +2,14 @@
 
 The effect, the command's own row and the event to be told are one transaction. Then the event is
 stored, the answer sent, the command acked; whatever is missing after a crash is made up for when
-the command is delivered again.
+the command is delivered again. That the log has the event is noted when it comes back from there,
+with many others at once: see the projector.
+
+Before anything is committed, the waiting edge has been told BEGUN and the bus has confirmed that:
+an edge that never heard of a beginning can say that nothing was stored, and nothing will be.
 """
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import structlog
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import bindparam, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -21,7 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bus import Bus
 from schemas import subjects
 from schemas.commands import BEGUN, Command, Reply, encode
-from schemas.errors import IdempotencyConflict, InvalidRequest, JanError, Unavailable
+from schemas.errors import BusError, IdempotencyConflict, InvalidRequest, JanError, Unavailable
 from schemas.events import StateChanged, encode_event
 from schemas.queries import encode_failure
 from workers.persistence.changes import Effect, apply, encode_rows
@@ -33,6 +38,8 @@ logger = structlog.get_logger()
 _TRANSACTION_SECONDS: Final = 2.5  # less than the consumer waits for an ack
 _ATTEMPTS: Final = 5  # of a transaction that lost against another one
 _EVENT_SECONDS: Final = 2.0
+_WORD_SECONDS: Final = 1.0
+_LATEST: Final = 1.0  # seconds after its deadline in which a command that was begun may end
 
 Decide = Callable[[AsyncConnection, Command, Any], Awaitable[Effect]]
 
@@ -83,20 +90,21 @@ class Commander:
         """
         try:
             done = await self._done(name, command)
+        except BusError:
+            raise
         except JanError as error:
             return encode_failure(error)
-        seq = done.seq or await self.tell_log(command.id, done.event)
+        seq = done.seq or await self.tell_log(done.event)
         return encode(Reply(seq, msgspec.Raw(done.answer or b"null")))
 
-    async def tell_log(self, command_id: str, told: bytes | None) -> int:
-        """Store a command's event and note that the log has it; return its sequence."""
+    async def tell_log(self, told: bytes | None) -> int:
+        """Store a command's event; return its sequence."""
         if told is None:
             return 0
         event = msgspec.json.decode(told, type=ToldEvent)
         ack = await self._bus.store(
             event.subject, bytes(event.event), msg_id=event.msg_id, timeout=_EVENT_SECONDS
         )
-        await self._note(command_id, ack.seq)
         return ack.seq
 
     async def _done(self, name: str, command: Command) -> Done:
@@ -121,45 +129,42 @@ class Commander:
     async def _in_transaction(
         self, name: str, command: Command, decide: Decide, body: msgspec.Struct
     ) -> Done:
-        begun = False
+        committing = False
         try:
             async with self._database.connect(_TRANSACTION_SECONDS) as connection:
                 done = await claim(connection, name, command)
                 if done is None:
                     _require_time(command)
                     effect = await decide(connection, command, body)
-                    done = await conclude(connection, command, effect)
-                    begun = True
-                    self._say(command, BEGUN)
+                    telling = asyncio.create_task(self._say_begun(command))
+                    try:
+                        done = await conclude(connection, command, effect)
+                    finally:
+                        await telling
+                    _require_time(command, _LATEST)  # it may have stood still
+                    committing = True
                     await connection.commit()
         except (SQLAlchemyError, OSError) as error:
-            if isinstance(error, DBAPIError) and not begun:
+            if isinstance(error, DBAPIError) and not committing:
                 raise
             self._database.health.down(error)
             raise DatabaseAway from error
         self._database.health.up()
         return done
 
-    def _say(self, command: Command, word: bytes) -> None:
+    async def _say_begun(self, command: Command) -> None:
+        """Tell who waits that it may be committed from now on. Raises BusTimeout."""
         if command.reply_to:
-            self._bus.publish(command.reply_to, word)
-
-    async def _note(self, command_id: str, seq: int) -> None:
-        """Note that the log has a command's event. Not noted, it is only told once more."""
-        try:
-            async with self._database.connect(_TRANSACTION_SECONDS) as connection:
-                await connection.execute(_NOTE, {"command": command_id, "at_seq": seq})
-                await connection.commit()
-        except (SQLAlchemyError, OSError) as error:
-            self._database.health.down(error)
+            self._bus.publish(command.reply_to, BEGUN)
+            await self._bus.arrived(_WORD_SECONDS)
 
 
-def _require_time(command: Command) -> None:
+def _require_time(command: Command, grace: float = 0.0) -> None:
     """Leave undone what nobody waits for any more. Raises Unavailable.
 
     Only once the command is claimed: an earlier delivery may have done it just in time.
     """
-    if time.time() > command.deadline:
+    if time.time() > command.deadline + grace:
         raise Unavailable("it took too long, and was not done", retry_after=1)
 
 
@@ -189,7 +194,7 @@ async def claim(connection: AsyncConnection, name: str, command: Command) -> Don
 
 async def conclude(connection: AsyncConnection, command: Command, effect: Effect) -> Done:
     """Write a command's effect, and its event to be told, in the caller's transaction."""
-    await apply(connection, effect.rows)
+    await apply(connection, effect.rows, locked=True)
     event = StateChanged(
         command=command.id,
         principal=command.principal,
@@ -218,8 +223,20 @@ _CONCLUDE = (
     .where(processed.c.id == bindparam("command"))
     .values(entity=bindparam("about"), event=bindparam("told"), answer=bindparam("answered"))
 )
-_NOTE = (
-    update(processed)
-    .where(processed.c.id == bindparam("command"))
-    .values(event=None, seq=bindparam("at_seq"))
+
+
+_NOTE = text(
+    "UPDATE processed_commands AS p SET event = NULL, seq = told.seq"
+    " FROM unnest(CAST(:ids AS text[]), CAST(:seqs AS int8[])) AS told(id, seq)"
+    " WHERE p.id = told.id AND p.event IS NOT NULL"
 )
+
+
+async def note_told(connection: AsyncConnection, told: Mapping[str, int]) -> None:
+    """Note where the log has the events of commands, in the caller's transaction.
+
+    Not noted, an event is only told once more, if its command is delivered again.
+    """
+    if told:
+        ids = sorted(told)
+        await connection.execute(_NOTE, {"ids": ids, "seqs": [told[one] for one in ids]})

@@ -37,18 +37,28 @@ def to_url(url: str) -> URL:
     return parsed.set(drivername="postgresql+psycopg")
 
 
-def open_engine(url: str, *, pool_size: int) -> AsyncEngine:
-    """Make the engine; it connects on first use. Close it with `dispose()`."""
+def open_engine(
+    url: str, *, pool_size: int, only_reads: bool = False, idle_ms: int = 0
+) -> AsyncEngine:
+    """Make the engine; it connects on first use. Close it with `dispose()`.
+
+    `only_reads`: each statement stands alone, which saves two round trips. `idle_ms`: how long a
+    transaction may do nothing (0: for ever): a worker that stands still must not keep its locks.
+    """
+    options = f"-c statement_timeout={_STATEMENT_MS} -c timezone=UTC"
+    if idle_ms:
+        options += f" -c idle_in_transaction_session_timeout={idle_ms}"
     return create_async_engine(
         to_url(url),
         pool_size=pool_size,
         max_overflow=0,
+        isolation_level="AUTOCOMMIT" if only_reads else "READ COMMITTED",
         pool_timeout=2.0,
         pool_pre_ping=False,  # a broken connection shows at its next use, and its work is repeated
         pool_recycle=1800,
         connect_args={
             "connect_timeout": _CONNECT_SECONDS,
-            "options": f"-c statement_timeout={_STATEMENT_MS} -c timezone=UTC",
+            "options": options,
             "application_name": "jan persistence",
             "keepalives_idle": 5,
             "keepalives_interval": 2,
@@ -82,22 +92,24 @@ def describe(error: BaseException) -> str:
 
 
 class Health:
-    """Whether the database answers, as presence and /readyz show it. Changes are logged."""
+    """Whether a database answers, as presence and /readyz show it. Changes are logged."""
 
-    def __init__(self) -> None:
+    def __init__(self, otherwise: str = "events wait in the log", name: str = "database") -> None:
         self.state = "ok"
+        self._otherwise = otherwise
+        self._name = name
 
     def up(self) -> None:
         """It answered."""
         if self.state != "ok":
-            logger.info("the database answers again")
+            logger.info(f"the {self._name} answers again")
         self.state = "ok"
 
     def down(self, error: BaseException) -> None:
         """It did not."""
         if self.state != "down":
             logger.warning(
-                "the database does not answer: events wait in the log", error=describe(error)
+                f"the {self._name} does not answer: {self._otherwise}", error=describe(error)
             )
         self.state = "down"
 
@@ -109,8 +121,8 @@ class Database:
     is up by cutting the socket, which it takes for what it is: a lost connection.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self.health = Health()
+    def __init__(self, engine: AsyncEngine, health: Health | None = None) -> None:
+        self.health = health or Health()
         self._engine = engine
         self._open: set[psycopg.AsyncConnection[object]] = set()
 

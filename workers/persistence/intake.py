@@ -3,26 +3,30 @@
 What nobody can handle is buried in DEAD.
 """
 
+import asyncio
 import time
+from collections.abc import Callable
+from typing import Final
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from bus import Bus, Delivery, Pull
+from bus import Batches, Bus, Delivery
 from schemas import subjects
 from schemas.commands import decode_command
 from schemas.errors import BusError, JanError
 from workers.persistence.commander import Commander, DatabaseAway
 from workers.persistence.database import Health
-from workers.persistence.facts import to_fact
+from workers.persistence.facts import Fact, to_fact
 from workers.persistence.projector import Projector
 from workers.runtime import bury
 
 logger = structlog.get_logger()
 
-_AGAIN_SECONDS = 5.0
-_COMMAND_AGAIN_SECONDS = 0.5  # somebody waits
-_COMMAND_DELIVERIES = 5  # of a command that fails by a fault of ours
+_PAUSE_SECONDS: Final = 0.03  # between the beginnings of two batches: each costs a commit
+_AGAIN_SECONDS: Final = 5.0
+_COMMAND_AGAIN_SECONDS: Final = 0.5  # somebody waits
+_COMMAND_DELIVERIES: Final = 5  # of a command that fails by a fault of ours
 
 
 class Metrics:
@@ -39,22 +43,25 @@ class Metrics:
         self.seconds = Histogram(
             "jan_projection_batch_seconds", "Time that a batch takes", registry=registry
         )
+        self._answers = Counter(
+            "jan_answers", "Questions that were answered", ["source"], registry=registry
+        )
         up = Gauge("jan_database_up", "Whether the database answers", registry=registry)
         up.set_function(lambda: health.state == "ok")
 
+    def note_answer(self, source: str) -> None:
+        """The database or its replica has answered."""
+        self._answers.labels(source).inc()
 
-class LogIntake:
-    """Takes what the log has into the database, batch after batch."""
 
-    def __init__(self, projector: Projector, bus: Bus, metrics: Metrics) -> None:
+class Intake:
+    """What takes batches of the log in. `size`: events of one batch at most."""
+
+    def __init__(self, projector: Projector, bus: Bus, metrics: Metrics, size: int) -> None:
+        self.batches = Batches(size, _PAUSE_SECONDS, self.on_events)
         self._projector = projector
         self._bus = bus
         self._metrics = metrics
-
-    async def run(self, pull: Pull) -> None:
-        """Go on until cancelled. While a batch is written, the next one gathers."""
-        while True:
-            await self.on_events(await pull.next())
 
     async def on_events(self, deliveries: list[Delivery]) -> None:
         """Project a batch, then ack it. What fails is delivered again."""
@@ -63,47 +70,61 @@ class LogIntake:
             await self._project(deliveries)
         except JanError as error:
             logger.warning("a batch of events is taken again", error=str(error))
-            _give_back(deliveries, _AGAIN_SECONDS)
+            _give_back(deliveries)
         except Exception:  # a fault of ours must neither lose events nor end the worker
             logger.exception("a batch of events failed")
-            _give_back(deliveries, _AGAIN_SECONDS)
+            _give_back(deliveries)
         else:
             self._metrics.seconds.observe(time.perf_counter() - started)
             self._metrics.events.inc(len(deliveries))
 
     async def _project(self, deliveries: list[Delivery]) -> None:
         async def still_at_work() -> None:
-            for delivery in deliveries:
-                delivery.still_at_work()
+            for delivery in (*deliveries, *self.batches.waiting):
+                delivery.in_progress()
 
         facts = [to_fact(delivery) for delivery in deliveries]
         for fact, reason in await self._projector.project(facts, still_at_work):
-            await bury(
-                self._bus,
-                subjects.EVENTS,
-                fact.subject,
-                fact.data,
-                error=str(reason),
-                sequence=fact.seq,
-            )
-            self._metrics.dead.inc()
+            await self._bury(fact, reason)
         for delivery in deliveries:
             delivery.ack()
 
+    async def _bury(self, fact: Fact, reason: Exception) -> None:
+        await bury(
+            self._bus,
+            subjects.EVENTS,
+            fact.subject,
+            fact.data,
+            error=str(reason),
+            sequence=fact.seq,
+        )
+        self._metrics.dead.inc()
+
 
 class CommandIntake:
-    """Has commands carried out, one after the other."""
+    """What carries commands out as they are delivered, several at a time."""
 
     def __init__(self, commander: Commander, bus: Bus, metrics: Metrics) -> None:
         self._commander = commander
         self._bus = bus
         self._metrics = metrics
+        self._running: set[asyncio.Task[None]] = set()
 
-    async def run(self, pull: Pull) -> None:
-        """Go on until cancelled."""
-        while True:
-            for delivery in await pull.next():
-                await self.on_command(delivery)
+    def begin(self, delivery: Delivery, done: Callable[[], None]) -> None:
+        """Carry a command out beside others; `done` is called when it is settled."""
+        task = asyncio.create_task(self.on_command(delivery))
+        self._running.add(task)
+
+        def on_end(ended: asyncio.Task[None]) -> None:
+            self._running.discard(ended)
+            done()
+
+        task.add_done_callback(on_end)
+
+    async def drain(self, seconds: float) -> None:
+        """Wait for what is under way."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=seconds)
 
     async def on_command(self, delivery: Delivery) -> None:
         """Carry a command out, answer it, ack it. What fails is delivered again."""
@@ -113,20 +134,20 @@ class CommandIntake:
             answer = await self._commander.carry_out(name, command)
         except (DatabaseAway, BusError) as error:
             logger.warning("a command is taken again", name=name, error=str(error))
-            delivery.give_back(_COMMAND_AGAIN_SECONDS)
+            delivery.again(_COMMAND_AGAIN_SECONDS)
         except Exception as error:  # a fault of ours, or a body that nobody can read
             logger.exception("a command failed", name=name)
             await self._give_up(delivery, error)
         else:
             if command.reply_to:
                 self._bus.publish(command.reply_to, answer)
-            delivery.ack()
+            delivery.ack()  # after the answer, on the same line: not acked without it
             self._metrics.commands.labels(name).inc()
 
     async def _give_up(self, delivery: Delivery, error: Exception) -> None:
         """Bury a command that fails each time. Who waits for it is told by its deadline."""
         if delivery.nth < _COMMAND_DELIVERIES:
-            delivery.give_back(_COMMAND_AGAIN_SECONDS)
+            delivery.again(_COMMAND_AGAIN_SECONDS)
             return
         try:
             await bury(
@@ -138,11 +159,12 @@ class CommandIntake:
                 sequence=delivery.seq,
             )
         except JanError:
-            delivery.give_back(_COMMAND_AGAIN_SECONDS)
+            delivery.again(_COMMAND_AGAIN_SECONDS)
         else:
             delivery.end()
 
 
-def _give_back(deliveries: list[Delivery], seconds: float) -> None:
+def _give_back(deliveries: list[Delivery]) -> None:
+    """Ask for what is not acked again later; without a bus it comes back by itself."""
     for delivery in deliveries:
-        delivery.give_back(seconds)
+        delivery.again(_AGAIN_SECONDS)

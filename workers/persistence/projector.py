@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from schemas.errors import BusError, Unavailable
 from schemas.events import decode_state_changed
 from workers.persistence import changes, positions
-from workers.persistence.database import Database, is_poison
+from workers.persistence.commander import note_told
+from workers.persistence.database import Database, is_poison, is_transient
 from workers.persistence.facts import Fact
 from workers.persistence.projections import entities, runs
 
@@ -36,6 +37,7 @@ class Batch:
     of_runs: runs.Rows = field(default_factory=runs.Rows)
     state: dict[str, list[changes.Row]] = field(default_factory=dict)
     of_entities: list[entities.Row] = field(default_factory=list)
+    of_commands: dict[str, int] = field(default_factory=dict)  # where the log has their events
     sequences: list[int] = field(default_factory=list)
 
 
@@ -59,12 +61,15 @@ def _fold(batch: Batch, fact: Fact) -> None:
         for table, rows in changes.decode_rows(event).items():
             batch.state.setdefault(table, []).extend(rows)
         batch.of_entities.append(entities.to_row(fact, event))
+        if event.command:
+            batch.of_commands[event.command] = fact.seq
 
 
 async def write(connection: AsyncConnection, batch: Batch) -> None:
     """Write a folded batch inside the caller's transaction."""
     await runs.write_rows(connection, batch.of_runs)
-    await changes.apply(connection, batch.state)
+    await changes.apply_told(connection, batch.state)
+    await note_told(connection, batch.of_commands)
     await entities.write_rows(connection, batch.of_entities)
     await positions.advance(connection, batch.sequences)
 
@@ -72,10 +77,17 @@ async def write(connection: AsyncConnection, batch: Batch) -> None:
 class Projector:
     """Writes facts, one transaction for each batch; waits for as long as the database is away.
 
-    `log_floor` tells up to where nothing of the log is left to be handed out.
+    `log_floor` tells up to where nothing of the log is left to be handed out; `on_progress` is
+    called when a batch is in the database.
     """
 
-    def __init__(self, database: Database, log_floor: LogFloor) -> None:
+    def __init__(
+        self,
+        database: Database,
+        log_floor: LogFloor,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on_progress = on_progress
         self._database = database
         self._log_floor = log_floor
         self._stopping = asyncio.Event()
@@ -112,9 +124,11 @@ class Projector:
             except (SQLAlchemyError, OSError) as error:
                 if isinstance(error, DBAPIError) and is_poison(error):
                     raise
-                self._database.health.down(error)
+                if not (isinstance(error, DBAPIError) and is_transient(error)):
+                    self._database.health.down(error)
             else:
                 self._database.health.up()
+                self._on_progress()
                 return
             await still_at_work()
             if await self._stops_within(pause):

@@ -18,11 +18,25 @@ class PersistenceSettings(WorkerSettings):
         "machine; `jan` fills in the one that it started.",
     )
     database_pool: int = Field(
-        default=8,
-        ge=2,
+        default=10,
+        ge=3,
         le=100,
-        description="Connections of one worker at most. The projection needs one and a query one "
-        "for some milliseconds; PostgreSQL's own default limit of 100 leaves room for ten workers.",
+        description="Connections of one worker at most. Four of ten are for questions, so that "
+        "slow ones keep no write waiting; the others are for commands and the projection. "
+        "PostgreSQL's own default limit of 100 leaves room for nine workers.",
+    )
+    database_read_url: SecretStr | None = Field(
+        default=None,
+        description="Where a read replica of the database is. Questions go there when it has what "
+        "the asker has written, and to the database itself otherwise, also while the replica is "
+        "away. As many connections as questions have at the database.",
+    )
+    commands_kept: float = Field(
+        default=172_800.0,
+        ge=90_000.0,
+        description="Seconds for which it is remembered that a write was done: for so long an "
+        "Idempotency-Key gives the first answer again. More than the day that commands may wait "
+        "on the bus, or one could be done twice.",
     )
     projection_batch: int = Field(
         default=256,

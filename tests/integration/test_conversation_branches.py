@@ -371,6 +371,36 @@ async def test_more_conversations_than_fit_into_a_command_are_deleted_too(
             await new_conversation(client, [])
 
     async with asyncio.timeout(100):
-        await asyncio.gather(*[make() for _ in range(301)])
-    assert (await client.delete("/conversations")).json()["deleted_count"] == 301
+        await asyncio.gather(*[make() for _ in range(101)])
+    assert (await client.delete("/conversations")).json()["deleted_count"] == 101
     assert (await client.get("/conversations")).json()["data"] == []
+
+
+@pytest.mark.requirement("conversations.branches")
+async def test_a_branch_with_more_items_than_fit_into_a_command_is_deleted(
+    client: httpx.AsyncClient,
+) -> None:
+    exported = {
+        "object": "conversation.export",
+        "version": 1,
+        "conversation": {},
+        "branches": [
+            {"name": "MAIN", "segments": [["MAIN", None]]},
+            {"name": "long", "segments": [["MAIN", 0], ["long", None]]},
+        ],
+        "items": [
+            {"branch": "long" if n else "MAIN", "position": n, "item": message(f"{n}")}
+            for n in range(2100)
+        ],
+    }
+    made = await client.post("/conversations/import", json=exported)
+    path = "/conversations/" + made.json()["data"][0]["id"]
+    assert (await client.get(f"{path}/branches/long")).json()["item_count"] == 2100
+    etag = (await client.get(path)).headers["etag"]
+
+    gone = await client.delete(f"{path}/branches/long", headers={"if-match": etag})
+
+    assert gone.status_code == 204
+    assert (await client.get(f"{path}/branches/long")).status_code == 404
+    whole = (await client.get(f"{path}/export")).json()
+    assert [one["item"]["content"][0]["text"] for one in whole["items"]] == ["0"]

@@ -96,6 +96,12 @@ class NamedBranch(msgspec.Struct, frozen=True, omit_defaults=True):
     version: int | None = None
 
 
+class DeletedBranch(msgspec.Struct, frozen=True):
+    """The answer of `conversations.delete_branch`: whether it has to be asked for again."""
+
+    has_more: bool
+
+
 class EditItem(msgspec.Struct, frozen=True, omit_defaults=True):
     """`conversations.edit_item`: another message in the place of a user's, on a new branch."""
 

@@ -1,5 +1,6 @@
 """/v1/conversations/{id}/branches, and edits, which make them."""
 
+import dataclasses
 from typing import Final
 
 import msgspec
@@ -53,7 +54,12 @@ async def retrieve_branch(request: Request) -> Response:
 async def delete_branch(request: Request) -> Response:
     """DELETE /v1/conversations/{id}/branches/{name}: with the items that only it has."""
     stored, caller = stored_of(request)
-    await stored.command(NOUN, "delete_branch", caller, _named(request))
+    caller = dataclasses.replace(caller, idempotency_key=None)  # it may take several commands
+    body, has_more = _named(request), True
+    while has_more:
+        told = await stored.command(NOUN, "delete_branch", caller, body)
+        has_more = msgspec.json.decode(told, type=writes.DeletedBranch).has_more
+        body = msgspec.structs.replace(body, version=None)
     return Response(status_code=204)
 
 

@@ -19,7 +19,7 @@ from schemas.queries import AskConversation, AskConversations, AskItem, AskItems
 
 NOUN: Final = "conversations"
 _LONGEST_SEARCH: Final = 256  # characters
-_DELETED_AT_ONCE: Final = 300  # conversations, in one transaction and one fact
+_DELETED_AT_ONCE: Final = 100  # conversations in one fact, which may name 100 shares of each
 
 
 async def create_conversation(request: Request) -> Response:
@@ -84,7 +84,7 @@ async def delete_conversation(request: Request) -> Response:
 
 
 async def delete_conversations(request: Request) -> Response:
-    """DELETE /v1/conversations: all that the caller has now, some hundred at a time."""
+    """DELETE /v1/conversations: all that the caller has now, a hundred at a time."""
     stored, caller = stored_of(request)
     upto = ids.new_id("conv_")  # those that come while this goes on stay
     body = writes.DeleteConversations(upto=upto, limit=_DELETED_AT_ONCE)

@@ -166,15 +166,26 @@ async def test_what_is_wrong_with_a_branch_is_named(
 async def test_a_conversation_has_a_hundred_branches_and_no_more(
     client: httpx.AsyncClient,
 ) -> None:
-    path = await new_conversation(client, talk(1))
-    parent = "MAIN"
-    for number in range(1, 100):  # each forked from the one before: as deep as it gets
-        name = f"b{number}"
-        body = {"name": name, "parent_branch": parent}
+    names = ["MAIN", *[f"b{number}" for number in range(1, 97)]]
+    exported = {
+        "object": "conversation.export",
+        "version": 1,
+        "conversation": {},
+        "branches": [
+            {"name": name, "segments": [*[[names[n], n] for n in range(depth)], [name, None]]}
+            for depth, name in enumerate(names)
+        ],
+        "items": [
+            {"branch": name, "position": n, "item": message(f"{n}")} for n, name in enumerate(names)
+        ],
+    }
+    made = await client.post("/conversations/import", json=exported)
+    path = "/conversations/" + made.json()["data"][0]["id"]
+    for number in range(97, 100):  # each forked from the one before: as deep as it gets
+        body = {"name": f"b{number}", "parent_branch": f"b{number - 1}"}
         assert (await client.post(f"{path}/branches", json=body)).status_code == 201
-        more = {"items": [message(f"{number}")], "branch": name}
+        more = {"items": [message(f"{number}")], "branch": f"b{number}"}
         assert (await client.post(f"{path}/items", json=more)).status_code == 200
-        parent = name
 
     full = await client.post(f"{path}/branches", json={"name": "more"})
     assert error_of(full) == (400, "name")
@@ -371,6 +382,36 @@ async def test_more_conversations_than_fit_into_a_command_are_deleted_too(
             await new_conversation(client, [])
 
     async with asyncio.timeout(100):
-        await asyncio.gather(*[make() for _ in range(301)])
-    assert (await client.delete("/conversations")).json()["deleted_count"] == 301
+        await asyncio.gather(*[make() for _ in range(101)])
+    assert (await client.delete("/conversations")).json()["deleted_count"] == 101
     assert (await client.get("/conversations")).json()["data"] == []
+
+
+@pytest.mark.requirement("conversations.branches")
+async def test_a_branch_with_more_items_than_fit_into_a_command_is_deleted(
+    client: httpx.AsyncClient,
+) -> None:
+    exported = {
+        "object": "conversation.export",
+        "version": 1,
+        "conversation": {},
+        "branches": [
+            {"name": "MAIN", "segments": [["MAIN", None]]},
+            {"name": "long", "segments": [["MAIN", 0], ["long", None]]},
+        ],
+        "items": [
+            {"branch": "long" if n else "MAIN", "position": n, "item": message(f"{n}")}
+            for n in range(2100)
+        ],
+    }
+    made = await client.post("/conversations/import", json=exported)
+    path = "/conversations/" + made.json()["data"][0]["id"]
+    assert (await client.get(f"{path}/branches/long")).json()["item_count"] == 2100
+    etag = (await client.get(path)).headers["etag"]
+
+    gone = await client.delete(f"{path}/branches/long", headers={"if-match": etag})
+
+    assert gone.status_code == 204
+    assert (await client.get(f"{path}/branches/long")).status_code == 404
+    whole = (await client.get(f"{path}/export")).json()
+    assert [one["item"]["content"][0]["text"] for one in whole["items"]] == ["0"]

@@ -16,7 +16,8 @@ from tests.support.postgres import PostgresServer
 class Stored:
     """The server; `client` makes the client of a new user."""
 
-    def __init__(self, nats: NatsServer, url: str, stack: AsyncExitStack) -> None:
+    def __init__(self, nats: NatsServer, data: Path, url: str, stack: AsyncExitStack) -> None:
+        self.data = data
         self.url = url
         self._nats = nats
         self._stack = stack
@@ -46,7 +47,7 @@ async def running_stored(
             running_edge(told) as url,
             AsyncExitStack() as stack,
         ):
-            yield Stored(nats, url, stack)
+            yield Stored(nats, told.data, url, stack)
 
 
 def message(text: str, role: str = "user") -> dict[str, str]:

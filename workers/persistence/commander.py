@@ -183,8 +183,7 @@ async def claim(connection: AsyncConnection, name: str, command: Command) -> Don
         "digest": digest,
         "at": datetime.fromtimestamp(command.at, UTC),
     }
-    claimed = (await connection.execute(_CLAIM, row)).rowcount
-    if claimed:
+    if (await connection.execute(_CLAIM, row)).first() is not None:
         return None
     found = (await connection.execute(_FIND, {"command": command.id})).one()
     if found.digest != digest:
@@ -214,7 +213,8 @@ async def conclude(connection: AsyncConnection, command: Command, effect: Effect
     return done
 
 
-_CLAIM = insert(processed).on_conflict_do_nothing()
+# It returns the id: SQLAlchemy tells no row count of an INSERT.
+_CLAIM = insert(processed).on_conflict_do_nothing().returning(processed.c.id)
 _FIND = select(processed.c.digest, processed.c.event, processed.c.seq, processed.c.answer).where(
     processed.c.id == bindparam("command")
 )

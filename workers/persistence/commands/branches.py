@@ -35,6 +35,7 @@ from workers.persistence.queries.branches import to_branch
 from workers.persistence.queries.conversations import Segments, is_in
 from workers.persistence.tables import conversation_branches, conversation_items
 
+DELETED_AT_ONCE: Final = 2000  # items: a fact names each
 _GIVEN_NAME: Final = "fork-"  # what the names begin with that the server gives
 
 
@@ -98,7 +99,10 @@ async def activate(
 
 
 async def delete(connection: AsyncConnection, command: Command, body: writes.NamedBranch) -> Effect:
-    """Delete a branch, and the items that no other branch has."""
+    """Delete a branch, and the items that no other branch has.
+
+    Of many items only the last ones are deleted, and the branch stays: it must be told again.
+    """
     row = await lock(connection, command.principal, body.conversation, body.version)
     branch = await require_branch(connection, row, body.name)
     if body.name in (MAIN, row["active_branch"]):
@@ -108,16 +112,19 @@ async def delete(connection: AsyncConnection, command: Command, body: writes.Nam
             param="name",
         )
     items = await _only_in(connection, row, branch)
+    has_more = len(items) > DELETED_AT_ONCE
     touch(row, command.at)
     rows = {
         "conversations": [row],
-        "conversation_branches": [
-            branch
-            | {"version": branch["version"] + 1, "description": None, "deleted_at": command.at}
-        ],
-        "conversation_items": [bury_item(item, command.at) for item in items],
+        "conversation_branches": [] if has_more else [_bury(branch, command.at)],
+        "conversation_items": [bury_item(item, command.at) for item in items[:DELETED_AT_ONCE]],
     }
-    return Effect(NOUN, "branch_removed", row["id"], rows)
+    answer = encode(writes.DeletedBranch(has_more))
+    return Effect(NOUN, "branch_removed", row["id"], rows, answer)
+
+
+def _bury(branch: Row, at: float) -> Row:
+    return branch | {"version": branch["version"] + 1, "description": None, "deleted_at": at}
 
 
 async def edit(connection: AsyncConnection, command: Command, body: writes.EditItem) -> Effect:
@@ -145,7 +152,10 @@ async def _require_parent(connection: AsyncConnection, row: Row, name: str | Non
 
 
 async def _only_in(connection: AsyncConnection, row: Row, branch: Row) -> list[Row]:
-    """The items of a branch that no other one has."""
+    """The items of a branch that no other one has, without their content, the last ones first.
+
+    There are more than can be deleted at once if one more than those is returned.
+    """
     table = conversation_branches.c
     others = await connection.execute(
         select(table.segments).where(
@@ -164,10 +174,15 @@ async def _only_in(connection: AsyncConnection, row: Row, branch: Row) -> list[R
         if ends.get(name, -1) < (inf if upto is None else upto)
     ]
     items = conversation_items.c
-    question = select(*[column for column in items if column.computed is None]).where(
-        items.conversation_id == row["id"],
-        items.deleted_at.is_(None),
-        or_(*[and_(items.branch == name, items.position > end) for name, end in unused]),
+    question = (
+        select(*[column for column in items if column.name not in ("content", "text", "search")])
+        .where(
+            items.conversation_id == row["id"],
+            items.deleted_at.is_(None),
+            or_(*[and_(items.branch == name, items.position > end) for name, end in unused]),
+        )
+        .order_by(items.position.desc())
+        .limit(DELETED_AT_ONCE + 1)
     )
     return [to_row(item._mapping) for item in await connection.execute(question)]
 

@@ -267,9 +267,13 @@ def to_tombstone(row: Row, at: float) -> None:
 async def bury_shares(
     connection: AsyncConnection, conversation_ids: Sequence[str], at: float
 ) -> list[Row]:
-    """Tombstones of all shares of conversations: nothing of them stays but that they were."""
-    question = select(*shares.c).where(
-        shares.c.conversation_id.in_(conversation_ids), shares.c.deleted_at.is_(None)
+    """Tombstones of the shares of conversations that everybody can still read.
+
+    Those that are revoked show nothing any more.
+    """
+    kept = [column for column in shares.c if column.name not in ("title", "snapshot")]
+    question = select(*kept).where(
+        shares.c.conversation_id.in_(conversation_ids), shares.c.revoked_at.is_(None)
     )
     found = [to_row(share._mapping) for share in await connection.execute(question)]
     return [bury_share(share, at) | {"deleted_at": at} for share in found]

@@ -42,7 +42,10 @@ async def begin(
     }
     rows = {
         "conversations": [row],
-        "conversation_branches": [_to_branch(row, branch, command) for branch in body.branches],
+        "conversation_branches": [
+            _to_branch(row, branch, command.at + number / 1000)  # they are listed by their age
+            for number, branch in enumerate(body.branches)
+        ],
         "conversation_items": _to_items(row, body.items, command),
     }
     return Effect(NOUN, "imported", row["id"], rows, encode(to_conversation(row)))
@@ -55,9 +58,9 @@ async def go_on(connection: AsyncConnection, command: Command, body: writes.Impo
     return Effect(NOUN, "items_imported", row["id"], {"conversation_items": items})
 
 
-def _to_branch(row: Row, branch: writes.ImportedBranch, command: Command) -> Row:
+def _to_branch(row: Row, branch: writes.ImportedBranch, at: float) -> Row:
     shared = branch.segments[:-1]
-    return new_branch(row, branch.name, command.at) | {
+    return new_branch(row, branch.name, at) | {
         "description": branch.description,
         "parent": branch.parent,
         "forked_at": shared[-1][1] if shared else None,

@@ -54,7 +54,6 @@ def _to_head(row: Row) -> dict[str, object]:
                 "metadata",
                 "referrer",
                 "active_branch",
-                "next_position",
             )
         },
     }

@@ -20,7 +20,15 @@ _SERVED = [column for column in shares.c if column.name != "snapshot"]
 async def list_shares(connection: AsyncConnection, ask: AskShares) -> bytes:
     """A page of the principal's shares, by their age. Raises NotFound, InvalidRequest."""
     table = shares.c
-    question = select(*_SERVED).where(table.principal == ask.principal, table.deleted_at.is_(None))
+    question = (
+        select(*_SERVED)
+        .join(conversations, conversations.c.id == table.conversation_id)
+        .where(
+            table.principal == ask.principal,
+            table.deleted_at.is_(None),
+            conversations.c.deleted_at.is_(None),
+        )
+    )
     if ask.conversation is not None:
         await _require_conversation(connection, ask.conversation, ask.principal)
         question = question.where(table.conversation_id == ask.conversation)

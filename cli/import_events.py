@@ -69,23 +69,25 @@ def open_input(name: str) -> BinaryIO:
 async def import_file(bus: Bus, file: BinaryIO, *, append: bool = False) -> int:
     """Store a file's facts; returns how many. Raises BadSetup if the log holds something else."""
     progress = Progress("imported")
-    sender: _Sender | None = None
-    count = done = 0
-    async for fact in read_exported(file):
-        if sender is None:
-            export = _name_of(fact)
-            done = await _find_start(bus, export, append=append)
-            _, end = await bus.bounds(subjects.EVENTS)
-            sender = _Sender(bus, export, None if append else end)
-        if fact.seq <= done:
-            continue
-        await sender.send(fact)
-        count += 1
-        progress.step(count, count)
-    if sender is not None:
+    facts = read_exported(file)
+    first = await anext(facts, None)
+    if first is None:
+        return 0
+    export = _name_of(first)
+    done = await _find_start(bus, export, append=append)
+    _, end = await bus.bounds(subjects.EVENTS)
+    sender = _Sender(bus, export, None if append else end)
+    try:
+        if first.seq > done:
+            await sender.send(first)
+        async for fact in facts:
+            if fact.seq > done:
+                await sender.send(fact)
+                progress.step(sender.sent, sender.sent)
+    finally:  # before a line that is wrong, too: what is not known to be stored is sent once more
         await sender.drain()
-    progress.end(count)
-    return count
+        progress.end(sender.sent)
+    return sender.sent
 
 
 async def _find_start(bus: Bus, export: str, *, append: bool) -> int:
@@ -156,6 +158,7 @@ class _Sender:
     def __init__(self, bus: Bus, export: str, end: int | None) -> None:
         self._bus = bus
         self._export = export
+        self.sent = 0
         self._end = end
         self._under_way: deque[_Sending] = deque()
 
@@ -164,6 +167,7 @@ class _Sender:
         while len(self._under_way) >= _WINDOW:
             await self._settle()
         self._send(fact, fact.id or f"EVENTS:imported:{fact.seq}")
+        self.sent += 1
 
     async def drain(self) -> None:
         """Wait until all are stored."""

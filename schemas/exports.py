@@ -6,12 +6,15 @@ import msgspec
 
 from schemas.raw import OptionalRaw
 
+_ACCEPTED = "events.run.accepted."
+_LINE_ENDS = bytes.maketrans(b"\r\n", b"  ")
+
 
 class ExportedFact(msgspec.Struct, frozen=True, omit_defaults=True):
     """One message of EVENTS: `time` is when the server stored it (unix seconds), `id` its own.
 
-    `data` is the body; one that is not JSON on one line is in `base64` instead, so that it comes
-    back byte by byte.
+    `data` is the body. One that is not JSON on one line is in `base64` instead, so that it comes
+    back byte by byte; but a client's request that was written over lines is put on one.
     """
 
     seq: int
@@ -33,6 +36,8 @@ class ExportedFact(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def export(seq: int, time: float, subject: str, msg_id: str, body: bytes) -> bytes:
     """Write a message as a line, with its end."""
+    if subject.startswith(_ACCEPTED):
+        body = body.translate(_LINE_ENDS)  # between JSON's tokens: never part of a text
     if _is_one_line_of_json(body):
         told = ExportedFact(seq, time, subject, msg_id, data=msgspec.Raw(body))
     else:

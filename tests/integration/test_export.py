@@ -112,6 +112,11 @@ async def live(here: Place) -> None:
     await here.caught_up()
 
 
+def on_one_line(data: bytes) -> bytes:
+    """A body as it is exported: a request may have been written over lines."""
+    return data.replace(b"\n", b" ")
+
+
 async def exported(bus: Bus, **options: Any) -> bytes:
     out = io.BytesIO()
     await export.write_log(bus, out, belongs=options.pop("belongs", lambda _: True), **options)
@@ -138,7 +143,7 @@ async def test_the_tables_of_the_second_server_equal_those_of_the_first(
         times = [(fact.time, fact.imported) for fact in map(to_fact, await second.log())]
         assert times == [(one.time, True) for one in await first.log()]
         for one, two in zip(await first.log(), await second.log(), strict=True):
-            assert (one.subject, one.data) == (two.subject, two.data)
+            assert (one.subject, on_one_line(one.data)) == (two.subject, two.data)
             msg_ids = [header_value(x.headers, b"Nats-Msg-Id") for x in (one, two)]
             assert msg_ids[0] in (None, msg_ids[1])
 
@@ -160,15 +165,19 @@ async def test_a_line_says_what_lies_where(nats: NatsServer, postgres: PostgresS
         facts = list(map(decode_exported, lines))
         log = await here.log()
         assert [(fact.seq, fact.subject, fact.body) for fact in facts] == [
-            (one.seq, one.subject, one.data) for one in log
+            (one.seq, one.subject, on_one_line(one.data)) for one in log
         ]
         told = json.loads(lines[0])
         assert list(told) == ["seq", "time", "subject", "id", "data"]
         assert told["data"]["principal"]
         assert json.loads(lines[-1])["base64"] == "eyJydW5faWQiOgA="
-        # Written over lines, it would not be one.
-        [pretty] = [fact for fact in facts if b"\n" in fact.body]
-        assert pretty.base64 is not None
+        # A request that was written over lines, and a fact of which nobody knows what it says.
+        pretty = [json.loads(line) for line in lines if b'"request":{   "model"' in line]
+        assert [one["data"]["command"]["request"]["model"] for one in pretty] == ["m"]
+        over_lines = await here.cli.store("events.odd.said.7", b'{\n"a": 1}')
+        line = (await exported(here.cli)).splitlines()[-1]
+        told = decode_exported(line)
+        assert (told.seq, told.body, told.data) == (over_lines.seq, b'{\n"a": 1}', None)
 
 
 async def test_a_rebuild_reads_what_an_export_has_written(
@@ -178,7 +187,9 @@ async def test_a_rebuild_reads_what_an_export_has_written(
         await live(here)
         file = tmp_path / "events.jsonl"
         file.write_bytes(await exported(here.cli))
-        assert list(read_facts(file)) == [to_fact(one) for one in await here.log()]
+        assert list(read_facts(file)) == [
+            to_fact(one)._replace(data=on_one_line(one.data)) for one in await here.log()
+        ]
 
 
 async def test_parts_of_the_log_are_exported(nats: NatsServer, postgres: PostgresServer) -> None:
@@ -213,7 +224,7 @@ async def test_an_import_that_was_stopped_goes_on_where_it_stopped(
         whole.seek(0)
         assert await import_events.import_file(second.cli, whole) == 0
         told = [(one.subject, one.data) for one in await second.log()]
-        assert told == [(one.subject, one.data) for one in await first.log()]
+        assert told == [(one.subject, on_one_line(one.data)) for one in await first.log()]
 
 
 async def test_a_log_that_holds_something_is_only_appended_to(

@@ -23,6 +23,8 @@ VERBS = (
     "doctor",
     "log",
     "dead",
+    "export",
+    "import-events",
     "keys",
     "bench",
     "test",
@@ -44,12 +46,12 @@ class Verb(Protocol):
 
 def load_verb(name: str) -> Verb:
     """Import the module of a verb."""
-    return cast(Verb, importlib.import_module(f"cli.{name}"))
+    return cast(Verb, importlib.import_module(f"cli.{name.replace('-', '_')}"))
 
 
 def usage() -> str:
     """Say which verbs there are."""
-    lines = [f"  {name:<10}{load_verb(name).HELP}" for name in VERBS]
+    lines = [f"  {name:<14}{load_verb(name).HELP}" for name in VERBS]
     return "\n".join(["usage: jan VERB [OPTIONS]", "", *lines, "", "jan VERB --help says more."])
 
 

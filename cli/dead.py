@@ -12,10 +12,12 @@ from cli.moments import show_moment
 from cli.redrive import Grave, Secret, find_grave, read_graves, send_again
 from cli.state import State, default_data, load
 from cli.timeline import printable, show_size
+from schemas import subjects
 from schemas.errors import BusError, BusUnavailable, JanError
 
 HELP = "show messages that no worker could handle, and send them again"
 _FILTER = re.compile(r"[\w-]+|\*|>")
+_WIDE = 100  # characters of an error that a list shows
 _SHOWN = 100_000  # characters of a body that `show` prints
 
 
@@ -172,7 +174,8 @@ def to_row(grave: Grave) -> str:
     stored = grave.stored
     again = f"  (sent again {show_moment(grave.retries[-1].at)})" if grave.retries else ""
     named = f"{stored.seq:>6}  {show_moment(stored.time)}  {grave.subject}"
-    return printable(f"{named}  {show_size(len(stored.data))}  {grave.error}{again}")
+    error = grave.error if len(grave.error) <= _WIDE else f"{grave.error[: _WIDE - 1]}…"
+    return printable(f"{named}  {show_size(len(stored.data))}  {error}{again}")
 
 
 def to_page(grave: Grave) -> list[str]:
@@ -189,7 +192,8 @@ def to_page(grave: Grave) -> list[str]:
         became += f", {note.run_id}" if note.run_id else ""
         lines.append(f"  retried  {show_moment(note.at)} UTC, as {became}")
     for name, value in _headers(stored.headers):
-        lines.append(f"  header   {name}: {value}")
+        if name != subjects.ERROR:
+            lines.append(f"  header   {name}: {value}")
     lines = [*map(printable, lines), f"  body     {show_size(len(stored.data))}", ""]
     return [*lines, *map(printable, _pretty(stored.data).splitlines())]
 

@@ -27,14 +27,15 @@ REMOTE_POOL = "remote"
 ERROR = "Jan-Error"  # of a dead one: why it is
 IMPORTED = "Jan-Imported"  # of a fact that happened on another server
 TIME = "Jan-Time"  # … when that one stored it, in unix seconds
+EXPORTED_SEQ = "Jan-Seq"  # … and under which sequence
+EXPORT = "Jan-Export"  # … and which export it came from
+
+SHARDS = 1024  # 10 bits: an id per subject would cost the server 0.5 KiB of memory each
 
 
 def imported_headers(at: float) -> bytes:
     """The header lines of a fact that another server stored at `at`."""
     return f"{IMPORTED}: 1\r\n{TIME}: {at!r}\r\n".encode()
-
-
-SHARDS = 1024  # 10 bits: an id per subject would cost the server 0.5 KiB of memory each
 
 
 def shard(run_id: str) -> int:

@@ -101,6 +101,25 @@ async def test_the_order_of_deliveries_changes_nothing(engine: AsyncEngine) -> N
     assert len(seen) == 1, "each order gives the same row"
 
 
+@pytest.mark.parametrize("backwards", [False, True])
+async def test_what_comes_together_and_what_comes_alone_give_the_same(
+    engine: AsyncEngine, backwards: bool
+) -> None:
+    """The fence's time is told twice, by who began and at the end, and need not be the same."""
+    seen = set()
+    for size in (1, 2, 3):
+        run_id = new_run()
+        end = finished(run_id, attempts=[Attempt(1, "inference-1", 10, 1000.4, 0, 2)])
+        facts = numbered([accepted(run_id), started(run_id), end])
+        ordered = facts[::-1] if backwards else facts
+        for first in range(0, 3, size):
+            await project(engine, ordered[first : first + size])
+        found = msgspec.structs.replace(await read(engine, run_id), run_id="same")
+        assert found.attempts[0].at == 1000.4
+        seen.add(encode_event(found))
+    assert len(seen) == 1
+
+
 async def test_a_refused_run_is_told_so_unless_a_repeat_ran(engine: AsyncEngine) -> None:
     for repeat, status in (([], "refused"), (["started"], "running"), (["finished"], "completed")):
         seen = set()

@@ -16,7 +16,7 @@ from schemas import subjects
 from schemas.commands import decode_command
 from schemas.errors import BusError, JanError
 from workers.persistence.commander import Commander, DatabaseAway
-from workers.persistence.database import Health
+from workers.persistence.database import Health, describe
 from workers.persistence.facts import Fact, to_fact
 from workers.persistence.projector import Projector
 from workers.runtime import bury
@@ -95,8 +95,9 @@ class Intake:
             subjects.EVENTS,
             fact.subject,
             fact.data,
-            error=str(reason),
+            error=describe(reason),
             sequence=fact.seq,
+            headers=subjects.imported_headers(fact.time) if fact.imported else b"",
         )
         self._metrics.dead.inc()
 

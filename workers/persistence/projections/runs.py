@@ -226,7 +226,7 @@ def _fold_started(rows: Rows, event: _Started) -> None:
         event.attempt,
         _text(event.worker),
         _text(event.deployment),
-        event.at,
+        min(known.at, event.at) if known else event.at,
         event.resumed_at,
         known.count if known else None,
     )
@@ -252,7 +252,7 @@ def _fold_finished(rows: Rows, event: _Finished) -> None:
             attempt.attempt,
             _text(attempt.worker),
             known.deployment if known else None,
-            known.at if known else attempt.at,
+            min(known.at, attempt.at) if known else attempt.at,
             attempt.first,
             attempt.count,
         )

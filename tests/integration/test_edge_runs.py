@@ -314,7 +314,8 @@ async def test_a_silent_stream_gets_its_status_and_heartbeats(
 
 @pytest.mark.parametrize("url", [URL, "/v1/completions"])
 async def test_options_of_a_stream_need_one(edge: Edge, url: str) -> None:
-    body = {**HELLO, "prompt": "hello", "stream_options": {"include_usage": True}}
+    asked = HELLO if url == URL else {"model": MODEL, "prompt": "hello"}
+    body = {**asked, "stream_options": {"include_usage": True}}
     refused = await edge.client.post(url, json=body)
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "stream_options")
 

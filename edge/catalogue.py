@@ -60,6 +60,17 @@ class Models:
         """The providers that own the models."""
         return {model.owned_by for model in self._models.values()}
 
+    def first_chat(self) -> str | None:
+        """The first model that can chat: what a client begins with."""
+        for model in self.catalogue.models:
+            if not model.capabilities or "chat" in model.capabilities:
+                return model.id
+        return None
+
+    def capabilities(self) -> set[str]:
+        """What at least one of the models can do."""
+        return {name for model in self._models.values() for name in model.capabilities}
+
     def _take(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
         self._models = {model.id: model for model in catalogue.models}

@@ -12,6 +12,7 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from edge.metrics import Metrics
+from edge.prompts import REFERENCE, in_own_words, with_prompt
 from edge.runs import Caller, Order, Runs
 from edge.sse import Answering
 from edge.state import state_of
@@ -35,10 +36,12 @@ class Start:
     """POST: read the body, start a run, answer with what it generates.
 
     `to_order` validates the body; its second argument says that the query asks for a stream.
+    `prompted`: the body may refer to a prompt.
     """
 
     to_order: Callable[[bytes, bool], Order]
     answering: type[Answering] = Answering
+    prompted: bool = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -46,9 +49,14 @@ class Start:
         body = await _read_body(receive)
         if body is None:
             return
-        order = self.to_order(body, query(scope, "stream") == "true")
         state = state_of(scope)
         caller = to_caller(scope)
+        resolved, stream = None, query(scope, "stream") == "true"
+        if self.prompted and REFERENCE in body:
+            resolved = await with_prompt(body, state["stored"], caller.principal)
+        order = self.to_order(resolved or body, stream)
+        if resolved is not None:
+            order = in_own_words(order, body, resolved)
         run = await state["runs"].accept(order, caller)
         options, request_id = state["runs"].options, caller.request_id
         await answer(

@@ -68,8 +68,26 @@ def step_of(caller: Caller, step: int) -> Caller:
     return dataclasses.replace(caller, idempotency_key=f"{caller.idempotency_key}\0{step}")
 
 
+def read_flag(request: Request, param: str) -> bool | None:
+    """A query parameter that is `true` or `false`. Raises InvalidRequest."""
+    given = request.query_params.get(param)
+    if given not in (None, "true", "false"):
+        raise InvalidRequest(f"'{param}' is true or false", param=param)
+    return given == "true" if given is not None else None
+
+
 def answer_json(
     body: bytes, *, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
     """Answer with JSON that a worker has made."""
     return Response(body, status, headers, media_type="application/json")
+
+
+def answer_versioned(body: bytes, *, status: int = 200) -> Response:
+    """Answer with JSON that says its `version`, which is its ETag."""
+    version = msgspec.json.decode(body, type=_Versioned).version
+    return answer_json(body, status=status, headers={"etag": f'"{version}"'})
+
+
+class _Versioned(msgspec.Struct):
+    version: int

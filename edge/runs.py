@@ -68,7 +68,10 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a request asks for; `body` is the client's JSON as it came."""
+    """What a request asks for; `body` is the client's JSON as it came.
+
+    `resolved` is what the job carries where that differs: the same with what it only refers to.
+    """
 
     kind: Kind
     model: str
@@ -76,6 +79,7 @@ class Order:
     stream: bool = False
     include_usage: bool = False
     needs: Needs = field(default_factory=dict)  # what a deployment must be able to do
+    resolved: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,35 +337,41 @@ class Runs:
     async def _publish(
         self, entry: idempotency.Entry, order: Order, caller: Caller, targets: list[Target]
     ) -> None:
-        """Store the job and the fact that it was accepted, both at once."""
-        run_id = entry.run_id
-        reference = None
-        if len(order.body) > MAX_EMBEDDED:
-            reference = f"{REQUESTS}/{run_id}"
-            await self._objects.put(reference, order.body)
-        job = encode(
-            RunInference(
-                run_id=run_id,
-                kind=order.kind,
-                edge=entry.edge,
-                principal=caller.principal,
-                model=order.model,
-                targets=targets,
-                created=entry.created,
-                deadline=entry.deadline,
-                request_id=caller.request_id,
-                stream=order.stream,
-                include_usage=order.include_usage,
-                request=msgspec.Raw(order.body) if reference is None else None,
-                request_ref=reference,
-                api_key=caller.api_key,
-                traceparent=caller.traceparent,
-            )
-        )
-        subject = subjects.inference_job(targets[0].pool, subjects.INTERACTIVE)
-        await self._store_both(run_id, subject, job)
+        """Store the job and the fact that it was accepted, both at once.
 
-    async def _store_both(self, run_id: str, subject: str, job: bytes) -> None:
+        The job carries the resolved request, the fact the client's own.
+        """
+        run_id = entry.run_id
+        job = RunInference(
+            run_id=run_id,
+            kind=order.kind,
+            edge=entry.edge,
+            principal=caller.principal,
+            model=order.model,
+            targets=targets,
+            created=entry.created,
+            deadline=entry.deadline,
+            request_id=caller.request_id,
+            stream=order.stream,
+            include_usage=order.include_usage,
+            api_key=caller.api_key,
+            traceparent=caller.traceparent,
+        )
+        told = work = encode(await self._carrying(job, order.body, run_id))
+        if order.resolved is not None:
+            work = encode(await self._carrying(job, order.resolved, f"{run_id}.resolved"))
+        subject = subjects.inference_job(targets[0].pool, subjects.INTERACTIVE)
+        await self._store_both(run_id, subject, work, told)
+
+    async def _carrying(self, job: RunInference, body: bytes, name: str) -> RunInference:
+        """The job with a request in it, or with where a large one lies in the object store."""
+        if len(body) <= MAX_EMBEDDED:
+            return msgspec.structs.replace(job, request=msgspec.Raw(body))
+        reference = f"{REQUESTS}/{name}"
+        await self._objects.put(reference, body)
+        return msgspec.structs.replace(job, request_ref=reference)
+
+    async def _store_both(self, run_id: str, subject: str, job: bytes, told_job: bytes) -> None:
         both: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         answers: dict[str, Ack | BusError] = {}
 
@@ -383,7 +393,7 @@ class Runs:
         )
         send(
             subjects.run_event("accepted", run_id),
-            encode_run_accepted(job, time.time()),
+            encode_run_accepted(told_job, time.time()),
             told("event"),
             msg_id=f"EVENTS:run.accepted:{run_id}:0",
             timeout=timeout,

@@ -33,8 +33,9 @@ class Turn(msgspec.Struct, frozen=True, omit_defaults=True):
 class RunInference(msgspec.Struct, frozen=True, omit_defaults=True):
     """Generate: the job on `jobs.inference.<pool>.<class>`.
 
-    `request` is the client's own JSON, unchanged; over 1 MiB it lies in the object store under
-    `request_ref` instead. `targets` are in the order to try. Times are in unix seconds.
+    `request` is the client's own JSON, with what it refers to (a prompt) in its place if it does;
+    over 1 MiB it lies in the object store under `request_ref` instead. `targets` are in the order
+    to try. Times are in unix seconds.
     """
 
     run_id: str

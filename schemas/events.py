@@ -14,7 +14,10 @@ Status = Literal["completed", "failed", "cancelled"]
 
 
 class RunAccepted(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An edge took a request; `command` is the very job it published, so a run can be replayed."""
+    """An edge took a request; `command` is the job it published, so a run can be replayed.
+
+    Its `request` is the client's own, also where the job carries one that was resolved.
+    """
 
     command: RunInference
     at: float

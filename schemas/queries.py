@@ -259,6 +259,54 @@ class AskPublicShare(Ask, frozen=True, omit_defaults=True, kw_only=True):
     slug: str
 
 
+class AskProject(Ask, frozen=True, omit_defaults=True, kw_only=True):
+    """`query.projects.get`."""
+
+    id: str
+
+
+class AskProjects(Ask, frozen=True, omit_defaults=True, kw_only=True):
+    """`query.projects.list`: all, or those that are (not) archived, (not) favourites."""
+
+    paging: Paging = Paging()
+    archived: bool | None = None
+    favorite: bool | None = None
+
+
+class AskSettings(Ask, frozen=True, omit_defaults=True, kw_only=True):
+    """`query.settings.get`: what the asker has set."""
+
+
+class AskPrompt(Ask, frozen=True, omit_defaults=True, kw_only=True):
+    """`query.prompts.get`: by id or name; the newest version, or a certain one."""
+
+    id: str
+    version: int | None = None
+
+
+class AskPrompts(Ask, frozen=True, omit_defaults=True, kw_only=True):
+    """`query.prompts.list`: the newest version of each; by project, by model."""
+
+    paging: Paging = Paging()
+    project_id: str | None = None
+    model: str | None = None
+
+
+class AskPromptVersions(Ask, frozen=True, omit_defaults=True, kw_only=True):
+    """`query.prompts.versions`: by id or name; places in this list are versions."""
+
+    id: str
+    paging: Paging = Paging()
+
+
+class AskRendered(Ask, frozen=True, omit_defaults=True, kw_only=True):
+    """`query.prompts.render`: a prompt with these values in the places of its variables."""
+
+    id: str
+    version: int | None = None
+    variables: dict[str, str] = {}
+
+
 class _Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     message: str
     status: int = 500

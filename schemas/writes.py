@@ -4,8 +4,13 @@ They are checked already: an edge has read them from a client. What depends on w
 checked where they are carried out.
 """
 
+from typing import Any
+
 import msgspec
 from msgspec import UNSET, UnsetType
+
+from schemas.api.prompts import Variable
+from schemas.raw import OptionalRaw
 
 
 class CreateConversation(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -171,3 +176,63 @@ class RevokeShare(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class DeleteUser(msgspec.Struct, frozen=True):
     """`users.delete`: everything that the command's principal has stored until now."""
+
+
+class CreateProject(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`projects.create`."""
+
+    name: str
+    instruction: str | None = None
+    is_favorite: bool = False
+
+
+class UpdateProject(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`projects.update`; what is unset stays. `version` is what it must still be."""
+
+    id: str
+    name: str | UnsetType = UNSET
+    instruction: str | UnsetType | None = UNSET
+    is_archived: bool | UnsetType = UNSET
+    is_favorite: bool | UnsetType = UNSET
+    version: int | None = None
+
+
+class DeleteProject(msgspec.Struct, frozen=True):
+    """`projects.delete`."""
+
+    id: str
+
+
+class MergeSettings(msgspec.Struct, frozen=True):
+    """`settings.merge`, into what the user has set; a null takes away."""
+
+    patch: dict[str, Any]
+
+
+class CreatePrompt(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`prompts.create`; the messages are chat messages."""
+
+    name: str
+    messages: msgspec.Raw
+    variables: dict[str, Variable] = {}
+    model: str | None = None
+    project_id: str | None = None
+    description: str | None = None
+
+
+class CreatePromptVersion(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`prompts.create_version`; what is unset is as in the newest, which must be `version`."""
+
+    id: str
+    messages: OptionalRaw = None
+    variables: dict[str, Variable] | UnsetType = UNSET
+    model: str | UnsetType | None = UNSET
+    project_id: str | UnsetType | None = UNSET
+    description: str | UnsetType | None = UNSET
+    version: int | None = None
+
+
+class DeletePrompt(msgspec.Struct, frozen=True):
+    """`prompts.delete`, with all its versions."""
+
+    id: str

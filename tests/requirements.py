@@ -36,6 +36,9 @@ AREAS = {
     "http": "HTTP conventions",
     "health": "Health and documentation",
     "conversations": "Conversations and their items",
+    "projects": "Projects",
+    "settings": "A user's settings",
+    "prompts": "Prompts",
     "runs": "Runs: resume, cancel, idempotency",
     "faults": "Survival",
     "capacity": "Capacity and backpressure",
@@ -114,6 +117,9 @@ REQUIREMENTS: dict[str, Requirement] = {
     "input.unicode": R("NUL and lone surrogates are answered or refused, never a 500", SERVER),
     "input.headers": R("header bombs are refused and the server goes on", HTTP),
     "input.fuzz": R("requests generated from our own OpenAPI document find no 5xx", SERVER),
+    "input.owner": R(
+        "with every method, an id of somebody else's is as good as one of nothing", SERVER
+    ),
     "auth.guest": R("a guest gets a token pair and may call /v1", SERVER),
     "auth.refresh": R("a refresh token works once; its reuse is refused", SERVER),
     "auth.logout": R("after a logout the refresh token is dead", SERVER),
@@ -153,6 +159,26 @@ REQUIREMENTS: dict[str, Requirement] = {
     "conversations.export": R("One's conversations are downloaded as JSON or Markdown", SERVER),
     "conversations.export.stored": R("A stored export is its owner's alone, for a day", SERVER),
     "conversations.import": R("What was exported comes back the same but for its ids", SERVER),
+    "projects.crud": R("projects are created, read, changed with If-Match and deleted", SERVER),
+    "projects.names": R("a project's name is there once for each user, also in a race", SERVER),
+    "projects.list": R("projects are listed page by page, archived or not, favourites", SERVER),
+    "projects.conversations": R(
+        "a deleted project's conversations stay, and belong to none", SERVER
+    ),
+    "projects.instruction": R(
+        "a conversation keeps the instruction that its project had when it came in", SERVER
+    ),
+    "settings.defaults": R("who has set nothing has Jan's defaults and the first model", SERVER),
+    "settings.merge": R("changes are merged deeply; null goes back to the default", SERVER),
+    "settings.checked": R("wrong ranges and unknown keys are a 400 that names the field", SERVER),
+    "settings.concurrent": R("changes of different fields at once all survive", SERVER),
+    "settings.preferences": R("preferences are merged and bounded; null takes one away", SERVER),
+    "prompts.crud": R("prompts are kept under a name, listed by project and model", SERVER),
+    "prompts.versions": R("a prompt has versions, which never change", SERVER),
+    "prompts.chat": R("a chat with a prompt gets its messages, filled in, and its model", OPENAI),
+    "prompts.variables": R(
+        "missing and unknown variables are a 400; values are never expanded again", SERVER
+    ),
     "runs.resume": R("Last-Event-ID and starting_after continue a stream where it stood", SSE),
     "runs.resume.readers": R("several readers of one run get the same stream", SERVER),
     "runs.owner": R("a run of somebody else answers as a missing one", SERVER),

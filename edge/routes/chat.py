@@ -26,7 +26,7 @@ def to_order(body: bytes, stream: bool) -> Order:
 
 
 ROUTES: list[BaseRoute] = [
-    Route("/v1/chat/completions", Start(to_order), methods=["POST"]),
+    Route("/v1/chat/completions", Start(to_order, prompted=True), methods=["POST"]),
     Route("/v1/chat/completions/{id}/stream", Resume("chat"), methods=["GET"]),
     Route("/v1/chat/completions/{id}/cancel", Cancel("chat"), methods=["POST"]),
 ]

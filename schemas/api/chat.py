@@ -285,6 +285,24 @@ class Prediction(Struct, tag_field="type", tag="content"):
     content: str | list[TextPart]
 
 
+class InputText(Struct, tag_field="type", tag="input_text"):
+    """A text, as Responses write one."""
+
+    text: str
+
+
+class PromptReference(Struct):
+    """A prompt that is kept: its newest version or a certain one, and its variables' values."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=64)]
+    version: (
+        Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,8}$")]
+        | Annotated[int, Meta(ge=1, le=999_999_999)]
+        | None
+    ) = None
+    variables: dict[str, str | InputText] | None = None
+
+
 class ChatRequest(Struct):
     """The body of POST /v1/chat/completions. Other fields pass through to the engine."""
 
@@ -308,6 +326,7 @@ class ChatRequest(Struct):
     parallel_tool_calls: bool | None = None
     prediction: Prediction | None = None
     presence_penalty: Penalty | None = None
+    prompt: PromptReference | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
@@ -330,6 +349,13 @@ class ChatRequest(Struct):
     user: str | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
     web_search_options: JsonObject | None = None
+
+
+class PromptedRequest(ChatRequest, kw_only=True):
+    """A chat request with a prompt, which may bring the model and the messages."""
+
+    model: ModelId = ""
+    messages: Annotated[list[Message], Meta(max_length=MAX_MESSAGES)] = []
 
 
 class Reply(Struct):
@@ -386,3 +412,4 @@ class ChatCompletionChunk(Struct):
 
 
 decode_request = decoder(ChatRequest)
+decode_prompted = decoder(PromptedRequest)

@@ -13,6 +13,7 @@ T = TypeVar("T")
 
 _PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?P<key>key)` in `(?P<map>.*)`| - at `(?P<at>.*)`)?$")
 _MISSING = re.compile(r"missing required field `(.*?)`")
+_UNKNOWN = re.compile(r"unknown field `(.*?)`")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NUL = b"\\u0000"
 _NAMED = 1 << 18  # bytes of a body in which a bad text's field is looked for: 20 MiB took 2 s
@@ -61,6 +62,10 @@ def to_invalid_request(found: str) -> InvalidRequest:
         return InvalidRequest(
             f"'{param}' is required", param=param, code="missing_required_parameter"
         )
+    unknown = _UNKNOWN.search(what)
+    if unknown is not None:
+        param = f"{param}.{unknown[1]}".lstrip(".")
+        return InvalidRequest(f"'{param}' is not known", param=param, code="unknown_parameter")
     code = "invalid_type" if ", got `" in what else "invalid_value"
     if match["key"]:
         what = f"a key: {what}"

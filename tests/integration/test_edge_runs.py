@@ -23,9 +23,10 @@ from edge.inbox import open_inbox
 from edge.metrics import Metrics
 from edge.protocol import Protocol
 from edge.routes import chat, completions, embeddings
-from edge.runs import RunOptions, Runs, open_runs
+from edge.runs import Caller, Order, RunOptions, Runs, open_runs
 from schemas import frames, ids, subjects
 from schemas.catalogue import Catalogue, Deployment, Model
+from schemas.commands import RunInference
 from schemas.errors import JanError
 from schemas.events import RunRefused, decode_run_accepted, decode_run_refused
 from schemas.queries import RunResult, encode_answer
@@ -213,6 +214,32 @@ async def test_the_log_knows_the_job(edge: Edge, worker: Bus, nats: NatsServer) 
     await asking
 
 
+@pytest.mark.parametrize("size", [1, 3 << 19])
+async def test_a_job_carries_what_a_request_was_resolved_to_and_the_log_the_clients_own(
+    edge: Edge, worker: Bus, nats: NatsServer, tmp_path: Path, size: int
+) -> None:
+    asked, resolved = msgspec.json.encode("asked"), msgspec.json.encode("r" * size)
+    order = Order("chat", MODEL, asked, resolved=resolved)
+    run = await edge.runs.accept(order, Caller("alice", "req_1"))
+    job = await take_job(worker)
+    async with open_bus(nats.url("cli"), name="cli") as cli:
+        stored = await cli.last_message(subjects.EVENTS, subjects.run_event("accepted", run.run_id))
+
+    assert stored is not None
+    told = decode_run_accepted(stored.data).command
+    assert bytes(told.request or b"") == asked
+    carried = bytes(job.command.request or b"")
+    if job.command.request_ref is not None:
+        carried = await DirectoryStore(tmp_path / "objects").get(job.command.request_ref)
+    assert carried == resolved
+    assert replace_request(job.command) == replace_request(told)
+    await edge.runs.leave(run)
+
+
+def replace_request(command: RunInference) -> RunInference:
+    return msgspec.structs.replace(command, request=None, request_ref=None)
+
+
 async def test_a_large_body_travels_by_the_object_store(
     edge: Edge, worker: Bus, tmp_path: Path
 ) -> None:
@@ -287,7 +314,8 @@ async def test_a_silent_stream_gets_its_status_and_heartbeats(
 
 @pytest.mark.parametrize("url", [URL, "/v1/completions"])
 async def test_options_of_a_stream_need_one(edge: Edge, url: str) -> None:
-    body = {**HELLO, "prompt": "hello", "stream_options": {"include_usage": True}}
+    asked = HELLO if url == URL else {"model": MODEL, "prompt": "hello"}
+    body = {**asked, "stream_options": {"include_usage": True}}
     refused = await edge.client.post(url, json=body)
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "stream_options")
 

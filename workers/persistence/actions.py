@@ -9,6 +9,9 @@ from workers.persistence.commands import (
     calls,
     conversations,
     imports,
+    projects,
+    prompts,
+    settings,
     shares,
     users,
 )
@@ -30,4 +33,11 @@ ACTIONS: Final = {
     "shares.create": Action(writes.CreateShare, shares.create),
     "shares.revoke": Action(writes.RevokeShare, shares.revoke),
     "users.delete": Action(writes.DeleteUser, users.delete),
+    "projects.create": Action(writes.CreateProject, projects.create),
+    "projects.update": Action(writes.UpdateProject, projects.update),
+    "projects.delete": Action(writes.DeleteProject, projects.delete),
+    "settings.merge": Action(writes.MergeSettings, settings.merge),
+    "prompts.create": Action(writes.CreatePrompt, prompts.create),
+    "prompts.create_version": Action(writes.CreatePromptVersion, prompts.create_version),
+    "prompts.delete": Action(writes.DeletePrompt, prompts.delete),
 }

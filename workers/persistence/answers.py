@@ -22,17 +22,34 @@ from schemas.queries import (
     AskExport,
     AskItem,
     AskItems,
+    AskProject,
+    AskProjects,
+    AskPrompt,
+    AskPrompts,
+    AskPromptVersions,
     AskPublicShare,
+    AskRendered,
     AskRun,
     AskRunEvents,
     AskRuns,
+    AskSettings,
     AskShares,
     encode_answer,
     encode_failure,
 )
 from workers.persistence import positions
 from workers.persistence.database import Database, describe, is_poison, is_transient
-from workers.persistence.queries import branches, conversations, entities, exports, runs, shares
+from workers.persistence.queries import (
+    branches,
+    conversations,
+    entities,
+    exports,
+    projects,
+    prompts,
+    runs,
+    settings,
+    shares,
+)
 
 logger = structlog.get_logger()
 
@@ -85,6 +102,13 @@ def create_questions(bus: Bus) -> dict[str, Question]:
         "conversations.export": Question(AskExport, exports.read_export),
         "shares.list": Question(AskShares, shares.list_shares),
         "shares.public": Question(AskPublicShare, shares.get_public),
+        "projects.get": Question(AskProject, projects.get_project),
+        "projects.list": Question(AskProjects, projects.list_projects),
+        "settings.get": Question(AskSettings, settings.get_settings),
+        "prompts.get": Question(AskPrompt, prompts.get_prompt),
+        "prompts.list": Question(AskPrompts, prompts.list_prompts),
+        "prompts.versions": Question(AskPromptVersions, prompts.list_versions),
+        "prompts.render": Question(AskRendered, prompts.render),
     }
 
 

@@ -177,13 +177,7 @@ projects = Table(
     Column("archived_at", _At),
     Column("deleted_at", _At),
     Index(None, "principal", "id", postgresql_where=text("deleted_at IS NULL")),
-    Index(
-        "uq_projects_principal_name",
-        "principal",
-        "name",
-        unique=True,
-        postgresql_where=text("deleted_at IS NULL"),
-    ),
+    Index(None, "principal", "name", postgresql_where=text("deleted_at IS NULL")),
 )
 
 conversations = Table(
@@ -297,6 +291,7 @@ prompt_templates = Table(
     Column("created_at", _At, nullable=False),
     Column("deleted_at", _At),
     Index(None, "principal", "name", "revision"),
+    Index(None, "principal", "id", postgresql_where=text("deleted_at IS NULL")),
 )
 
 stored_completions = Table(

@@ -16,6 +16,7 @@ from schemas.api.lists import encode_page
 from schemas.commands import Command, encode
 from schemas.errors import Conflict, InvalidRequest, NotFound
 from workers.persistence.changes import Effect, Row, find, to_row
+from workers.persistence.conditions import lives
 from workers.persistence.tables import (
     conversation_branches,
     conversation_items,
@@ -67,7 +68,7 @@ async def update(
         row["metadata"] = body.metadata
     if body.referrer is not msgspec.UNSET:
         row["referrer"] = body.referrer
-    if body.project_id is not msgspec.UNSET and body.project_id != row["project_id"]:
+    if body.project_id is None or body.project_id not in (msgspec.UNSET, row["project_id"]):
         row["project_id"] = body.project_id
         row["instruction"] = await read_instruction(connection, command.principal, body.project_id)
     touch(row, command.at)
@@ -176,6 +177,10 @@ async def lock(
             param="If-Match",
             code="version_conflict",
         )
+    if row["project_id"] is not None and not await connection.scalar(
+        select(lives(row["project_id"]))
+    ):
+        row["project_id"] = None  # it was deleted; the instruction stays until it is taken away
     return row
 
 

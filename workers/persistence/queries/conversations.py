@@ -12,6 +12,7 @@ from schemas.errors import InvalidRequest, NotFound
 from schemas.queries import AskConversation, AskConversations, AskItem, AskItems
 from workers.persistence.changes import to_row
 from workers.persistence.commands.conversations import to_conversation
+from workers.persistence.conditions import lives, living
 from workers.persistence.queries.pages import read_page
 from workers.persistence.tables import (
     conversation_branches,
@@ -21,7 +22,14 @@ from workers.persistence.tables import (
 
 Segments = list[tuple[str, int | None]]
 
-_SERVED = [column for column in conversations.c if column.name not in ("search", "instruction")]
+_SERVED = [
+    *[
+        column
+        for column in conversations.c
+        if column.name not in ("search", "instruction", "project_id")
+    ],
+    living(conversations.c.project_id).label("project_id"),
+]
 
 
 async def get_conversation(connection: AsyncConnection, ask: AskConversation) -> bytes:
@@ -38,7 +46,7 @@ async def list_conversations(connection: AsyncConnection, ask: AskConversations)
     table = conversations.c
     question = select(*_SERVED).where(table.principal == ask.principal, table.deleted_at.is_(None))
     if ask.project_id is not None:
-        question = question.where(table.project_id == ask.project_id)
+        question = question.where(table.project_id == ask.project_id, lives(ask.project_id))
     if ask.search is not None:
         question = question.where(table.id.in_(_found(ask.search, ask.principal or "")))
     for param in ("after", "before"):

@@ -2,10 +2,11 @@
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Row, Select
+from sqlalchemy import ColumnElement, Row, Select, Table, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.api.lists import Paging
+from schemas.errors import InvalidRequest
 
 
 class Page(NamedTuple):
@@ -37,3 +38,16 @@ async def read_page(
     has_more = len(rows) > paging.limit
     rows = rows[: paging.limit]
     return Page(rows[::-1] if backwards else rows, has_more)
+
+
+async def require_cursors(
+    connection: AsyncConnection, table: Table, principal: str | None, paging: Paging, noun: str
+) -> None:
+    """A principal's object marks a place, also a deleted one. Raises InvalidRequest."""
+    for param in ("after", "before"):
+        cursor = getattr(paging, param)
+        if cursor is None:
+            continue
+        question = select(table.c.id).where(table.c.id == cursor, table.c.principal == principal)
+        if (await connection.execute(question.limit(1))).first() is None:
+            raise InvalidRequest(f"'{param}': there is no {noun} {cursor}", param=param)

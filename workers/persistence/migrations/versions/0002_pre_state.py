@@ -182,11 +182,7 @@ def upgrade() -> None:
         "ix_projects_principal_id", "projects", ["principal", "id"], postgresql_where=_THERE
     )
     op.create_index(
-        "uq_projects_principal_name",
-        "projects",
-        ["principal", "name"],
-        unique=True,
-        postgresql_where=_THERE,
+        "ix_projects_principal_name", "projects", ["principal", "name"], postgresql_where=_THERE
     )
     op.create_table(
         "prompt_templates",
@@ -208,6 +204,12 @@ def upgrade() -> None:
         "ix_prompt_templates_principal_name_revision",
         "prompt_templates",
         ["principal", "name", "revision"],
+    )
+    op.create_index(
+        "ix_prompt_templates_principal_id",
+        "prompt_templates",
+        ["principal", "id"],
+        postgresql_where=_THERE,
     )
     op.create_table(
         "shares",

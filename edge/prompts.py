@@ -1,0 +1,68 @@
+"""Requests that refer to a prompt: its messages come first, its model serves if none is named."""
+
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+
+from edge.runs import Order
+from edge.stored import Stored
+from schemas.api import chat
+from schemas.api.needs import Needs, needs_of
+from schemas.api.prompts import MAX_VARIABLES_BYTES, Rendered
+from schemas.commands import encode
+from schemas.errors import InvalidRequest
+from schemas.queries import AskRendered, decode_answer
+
+REFERENCE: Final = b'"prompt"'  # a body without it refers to none
+_split = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_split_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+async def with_prompt(body: bytes, stored: Stored, principal: str) -> bytes | None:
+    """The request with what it refers to in its place; None if it refers to nothing.
+
+    Raises NotFound, InvalidRequest naming `prompt.variables.x`, Unavailable.
+    """
+    request = chat.decode_prompted(body)
+    if request.prompt is None:
+        return None
+    question = AskRendered(
+        principal=principal,
+        id=request.prompt.id,
+        version=int(request.prompt.version) if request.prompt.version is not None else None,
+        variables=_to_values(request.prompt),
+    )
+    rendered = decode_answer(await stored.ask("prompts", "render", question), Rendered)
+    fields = _split(body)
+    del fields["prompt"]
+    own = _split_list(fields.get("messages", b"[]"))
+    fields["messages"] = msgspec.Raw(encode([*rendered.messages, *own]))
+    if not request.model and rendered.model is not None:
+        fields["model"] = msgspec.Raw(encode(rendered.model))
+    return encode(fields)
+
+
+def in_own_words(order: Order, body: bytes, resolved: bytes) -> Order:
+    """The order for a resolved request, with the client's body and its names of the fields."""
+    own = chat.decode_prompted(body)
+    return replace(order, body=body, resolved=resolved, needs=_to_needs(order.needs, own))
+
+
+def _to_needs(needs: Needs, own: chat.PromptedRequest) -> Needs:
+    """What needs a capability: the client's own field, or else something in the prompt."""
+    named = needs_of(own)
+    return {capability: named.get(capability, "prompt") for capability in needs}
+
+
+def _to_values(reference: chat.PromptReference) -> dict[str, str]:
+    values = {
+        name: value if isinstance(value, str) else value.text
+        for name, value in (reference.variables or {}).items()
+    }
+    if sum(len(name) + len(value) for name, value in values.items()) > MAX_VARIABLES_BYTES:
+        raise InvalidRequest(
+            f"'prompt.variables' have more than {MAX_VARIABLES_BYTES} bytes",
+            param="prompt.variables",
+        )
+    return values

@@ -1,0 +1,275 @@
+"""Two users: what belongs to the one answers the other exactly as if it did not exist.
+
+Made from the table of routes. A route with ids in its path that nobody has told how to make
+something for fails here: what it serves could be anybody's.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from starlette.routing import Route
+
+from cli.launch import LaunchedServer
+from edge.app import create_routes
+from schemas import ids
+from tests.acceptance.conftest import SIMULATED
+from tests.support.server import http_client
+
+Ids = dict[str, str]  # a path's parameters
+ITEM = {"type": "message", "role": "user", "content": "mine"}
+ASK = {"model": SIMULATED, "messages": [{"role": "user", "content": "mine"}]}
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes something that a user owns, and ids of the same form of what does not exist."""
+
+    make: Callable[[httpx.Client], Ids]
+    missing: Callable[[], Ids]
+
+
+def created(http: httpx.Client, path: str, **body: Any) -> dict[str, Any]:
+    """Make something."""
+    answer = http.post(path, json=body)
+    assert answer.is_success, answer.text
+    return dict(answer.json())
+
+
+def make_run(http: httpx.Client) -> Ids:
+    """A chat completion that has ended."""
+    return {"id": created(http, "/v1/chat/completions", **ASK)["id"]}
+
+
+def make_completion(http: httpx.Client) -> Ids:
+    """A legacy completion that has ended."""
+    body = {"model": SIMULATED, "prompt": "mine", "max_tokens": 8}
+    return {"id": created(http, "/v1/completions", **body)["id"]}
+
+
+def make_message(http: httpx.Client) -> Ids:
+    """A message of Anthropic's form."""
+    return {"id": created(http, "/v1/messages", max_tokens=16, **ASK)["id"]}
+
+
+def make_conversation(http: httpx.Client) -> Ids:
+    """A conversation with an item, a call, a branch, a share and an export."""
+    call = ids.new_id("call_")
+    calling = {"type": "function_call", "call_id": call, "name": "f", "arguments": "{}"}
+    conversation = created(http, "/v1/conversations", items=[ITEM, calling])["id"]
+    path = f"/v1/conversations/{conversation}"
+    item = http.get(f"{path}/items", params={"order": "asc"}).json()["data"][0]["id"]
+    branch = created(http, f"{path}/branches", name=ids.new_id("branch-"))["name"]
+    share = created(http, f"{path}/share", scope="conversation")["id"]
+    export = created(http, "/v1/conversations/export?store=true")["id"]
+    return {
+        "id": conversation,
+        "item_id": item,
+        "call_id": call,
+        "name": branch,
+        "share_id": share,
+        "export_id": export,
+    }
+
+
+def miss_conversation() -> Ids:
+    """What no conversation has."""
+    prefixes = {
+        "id": "conv_",
+        "item_id": "msg_",
+        "call_id": "call_",
+        "name": "branch-",
+        "share_id": "shr_",
+        "export_id": "exp_",
+    }
+    return {name: ids.new_id(prefix) for name, prefix in prefixes.items()}
+
+
+def make_project(http: httpx.Client) -> Ids:
+    """A project."""
+    return {"id": created(http, "/v1/projects", name=ids.new_id("name-"))["id"]}
+
+
+def make_prompt(http: httpx.Client) -> Ids:
+    """A prompt."""
+    body = {"name": ids.new_id("name-"), "template": "mine"}
+    return {"id": created(http, "/v1/prompts", **body)["id"]}
+
+
+def know_user(http: httpx.Client) -> Ids:
+    """The user's own id."""
+    return {"id": http.get("/auth/me").json()["id"]}
+
+
+def missing(prefix: str) -> Callable[[], Ids]:
+    """Make ids of this form."""
+    return lambda: {"id": ids.new_id(prefix)}
+
+
+MAKERS: Mapping[str, Maker] = {
+    "/v1/chat/completions": Maker(make_run, missing("chatcmpl-")),
+    "/v1/completions": Maker(make_completion, missing("cmpl-")),
+    "/v1/messages": Maker(make_message, missing("msg_")),
+    "/v1/conversations": Maker(make_conversation, miss_conversation),
+    "/v1/shares": Maker(make_conversation, miss_conversation),
+    "/v1/runs": Maker(make_run, missing("chatcmpl-")),
+    "/v1/projects": Maker(make_project, missing("proj_")),
+    "/v1/prompts": Maker(make_prompt, missing("pmpt_")),
+    "/v1/admin/users": Maker(know_user, missing("user_")),
+}
+"""By the beginning of the path."""
+
+ADMIN = "/v1/admin"  # refused to whoever has no key for it, before anything is looked at
+
+NOBODYS: Mapping[str, str] = {
+    "/v1/models": "models are everybody's",
+    "/v1/swagger": "pages",
+    "/v1/public": "a share is everybody's who has its link",
+}
+"""Paths with parameters that name nothing of a user's, and why."""
+
+BODIES: Mapping[tuple[str, str], Any] = {
+    ("POST", "/v1/conversations/{id}/items"): {"items": [ITEM]},
+    ("PATCH", "/v1/conversations/{id}/items/by-call-id/{call_id}"): {"status": "completed"},
+    ("POST", "/v1/conversations/{id}/items/{item_id}/edit"): {"content": "other"},
+    ("POST", "/v1/conversations/{id}/branches"): {"name": "other"},
+    ("POST", "/v1/conversations/{id}/share"): {"scope": "conversation"},
+    ("POST", "/v1/prompts/{id}"): {"template": "other"},
+}
+"""What a method needs to get as far as the question whose the thing is; else `{}` does."""
+
+
+def begins(path: str, prefix: str) -> bool:
+    return path == prefix or path.startswith(f"{prefix}/")
+
+
+def owned_routes() -> Iterator[tuple[str, str]]:
+    """Every method and path that names something of a user's."""
+    for route in create_routes():
+        if not isinstance(route, Route) or "{" not in route.path:
+            continue
+        if any(begins(route.path, prefix) for prefix in NOBODYS):
+            continue
+        # A class that is an endpoint takes all methods unless told: HEAD is GET's.
+        for method in sorted(route.methods or {"GET"}):
+            yield method, route.path
+
+
+def maker_of(path: str) -> Maker:
+    """The maker with the longest beginning of the path."""
+    found = [prefix for prefix in MAKERS if begins(path, prefix)]
+    assert found, f"nobody can make what {path} is about: add it to MAKERS, or to NOBODYS"
+    return MAKERS[max(found, key=len)]
+
+
+def fill(path: str, known: Ids) -> str:
+    """The path with its parameters."""
+
+    def value(found: re.Match[str]) -> str:
+        name = found[1]
+        assert name in known, f"nobody makes {name!r} of {path}: add it to the maker"
+        return known[name]
+
+    return re.sub(r"\{(\w+)(?::\w+)?\}", value, path)
+
+
+def names_of(path: str) -> list[str]:
+    return re.findall(r"\{(\w+)(?::\w+)?\}", path)
+
+
+def without(answer: httpx.Response, known: Ids) -> tuple[int, str]:
+    """An answer's status and body but for the ids that were asked for, and the request's own."""
+    body = re.sub(r'"request_id":"[^"]*"', '"request_id":"…"', answer.text)
+    for name, value in known.items():
+        unique = value[-26:]  # an answer may know a run by another of its ids
+        body = body.replace(unique, f"<{name}>")
+    return answer.status_code, body
+
+
+@dataclass(frozen=True)
+class Users:
+    """Two users, each with something of every kind."""
+
+    alice: httpx.Client
+    bob: httpx.Client
+    hers: dict[str, Ids]
+    his: dict[str, Ids]
+
+
+@pytest.fixture(scope="module")
+def users(server: LaunchedServer) -> Iterator[Users]:
+    """Alice, whose things are asked for, and Bob, who asks."""
+    keys = [server.create_key("--name", name) for name in ("alice", "bob")]
+    with http_client(server.url, keys[0]) as alice, http_client(server.url, keys[1]) as bob:
+        hers = {prefix: maker.make(alice) for prefix, maker in MAKERS.items()}
+        his = {prefix: maker.make(bob) for prefix, maker in MAKERS.items()}
+        yield Users(alice, bob, hers, his)
+
+
+@pytest.mark.requirement("input.owner")
+@pytest.mark.parametrize(("method", "path"), list(owned_routes()))
+def test_what_is_somebody_elses_answers_as_what_does_not_exist(
+    users: Users, method: str, path: str
+) -> None:
+    maker = maker_of(path)
+    prefix = next(prefix for prefix, known in MAKERS.items() if known is maker)
+    hers, his, nothing = users.hers[prefix], users.his[prefix], maker.missing()
+    names = names_of(path)
+
+    def ask(known: Ids) -> tuple[int, str]:
+        body = BODIES.get((method, path), {})
+        sent = {} if method in ("GET", "HEAD") else {"json": body}
+        return without(users.bob.request(method, fill(path, known), **sent), known)
+
+    # All hers, then her parts of his things: neither may tell that they exist.
+    for own in range(len(names)):
+        mine = {name: his[name] for name in names[:own]}
+        foreign = ask({**hers, **mine})
+        absent = ask({**nothing, **mine})
+        refusal = 403 if begins(path, ADMIN) else 404
+        assert foreign[0] == refusal, f"{foreign}: give the request a body in BODIES?"
+        assert foreign == absent
+
+    # She still has it all.
+    if "GET" in {other for other, its in owned_routes() if its == path}:
+        assert users.alice.get(fill(path, hers)).status_code == 200
+
+
+REFERENCES: list[tuple[str, str, str, Callable[[str], dict[str, Any]]]] = [
+    ("POST", "/v1/conversations", "/v1/projects", lambda one: {"json": {"project_id": one}}),
+    (
+        "POST",
+        "/v1/prompts",
+        "/v1/projects",
+        lambda one: {"json": {"name": "x", "template": "x", "project_id": one}},
+    ),
+    (
+        "POST",
+        "/v1/chat/completions",
+        "/v1/prompts",
+        lambda one: {"json": {"model": SIMULATED, "prompt": {"id": one}}},
+    ),
+    *[
+        ("GET", path, path, lambda one, param=param: {"params": {param: one}})  # type: ignore[misc]
+        for path in ("/v1/conversations", "/v1/projects", "/v1/prompts")
+        for param in ("after", "before")
+    ],
+    ("GET", "/v1/conversations", "/v1/projects", lambda one: {"params": {"project_id": one}}),
+    ("GET", "/v1/prompts", "/v1/projects", lambda one: {"params": {"project_id": one}}),
+]
+"""Where else ids stand: the request, the kind of thing, and how it is named."""
+
+
+@pytest.mark.requirement("input.owner")
+@pytest.mark.parametrize(("method", "path", "kind", "name"), REFERENCES)
+def test_a_reference_to_what_is_somebody_elses_is_one_to_nothing(
+    users: Users, method: str, path: str, kind: str, name: Callable[[str], dict[str, Any]]
+) -> None:
+    hers, nothing = users.hers[kind], MAKERS[kind].missing()
+    foreign = users.bob.request(method, path, **name(hers["id"]))
+    absent = users.bob.request(method, path, **name(nothing["id"]))
+    assert without(foreign, {"id": hers["id"]}) == without(absent, {"id": nothing["id"]})
+    assert foreign.status_code in (400, 404) or foreign.json()["data"] == []

@@ -363,7 +363,7 @@ async def test_a_cancelled_stream_ends_at_once(engine: Engine) -> None:
 async def test_a_full_sink_pauses_the_engine(engine: Engine) -> None:
     sink = Collector()
     sink.crowded = True
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         task = asyncio.create_task(engine.generate(make_job(chat("!tokens 60000")), sink))
         await sink.began.wait()
         for _ in range(20):

@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Side by side, the slow ones come first, so that all processes end at about the same time, and
     the tests of a file stay in one process, as they share fixtures. Fault tests share none.
     """
-    parallel = config.getoption("dist", "no") != "no"
+    parallel = hasattr(config, "workerinput")  # this is one of several processes
     items.sort(key=tier, reverse=parallel)
     for item in items if parallel else ():
         if item.get_closest_marker("xdist_group") is None and tier(item) != FAULTS:

@@ -10,8 +10,9 @@ from cli.state import ROOT
 
 HELP = "run the tests; the arguments are pytest's"
 
-# Several processes, where that pays: tests/conftest.py says how many and what each of them runs.
-_PARALLEL = ("-n", "auto", "--dist", "loadgroup", "--no-loadscope-reorder")
+# Several processes, where that pays: tests/conftest.py says how many, and in what order. The tests
+# of a file stay together, as they share servers.
+_PARALLEL = ("-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
 _NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 
 

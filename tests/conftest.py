@@ -8,7 +8,6 @@ import os
 import pytest
 
 TIERS = ("unit", "engines", "integration", "acceptance", "faults", "bench")
-FAULTS = TIERS.index("faults") + 1
 MOST = 8  # processes: each starts servers of its own
 
 
@@ -24,18 +23,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if part or watched else min((os.cpu_count() or 1) + 2, MOST)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Run the quick tiers first: what is broken at the bottom is seen before what rests on it.
 
-    Side by side, the slow ones come first, so that all processes end at about the same time, and
-    the tests of a file stay in one process, as they share fixtures. Fault tests share none.
+    In one of several processes, run the slow ones first, so that all end at about the same time.
     """
-    parallel = hasattr(config, "workerinput")  # this is one of several processes
-    items.sort(key=tier, reverse=parallel)
-    for item in items if parallel else ():
-        if item.get_closest_marker("xdist_group") is None and tier(item) != FAULTS:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+    items.sort(key=tier, reverse=hasattr(config, "workerinput"))
 
 
 def tier(item: pytest.Item) -> int:

@@ -13,7 +13,6 @@ HELP = "run the tests; the arguments are pytest's"
 # Several processes, where that pays: tests/conftest.py says how many, and in what order. The tests
 # of a file stay together, as they share servers.
 _PARALLEL = ("-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
-_NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,19 +26,19 @@ def to_pytest(arguments: Sequence[str]) -> list[str]:
     return [*(() if without else _PARALLEL), *arguments]
 
 
-def environment() -> Mapping[str, str]:
-    """This process's environment, in which bytecode is kept, if not beside the sources.
+def keep_bytecode(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment, with bytecode kept in Python's own folder if not beside the sources.
 
     The tests start hundreds of processes, and each would compile all that it imports.
     """
-    if not sys.dont_write_bytecode:
-        return os.environ
-    kept = {name: value for name, value in os.environ.items() if name != _NO_BYTECODE}
-    return kept | {"PYTHONPYCACHEPREFIX": str(Path(sys.prefix, "pycache"))}
+    kept = dict(environment)
+    if kept.pop("PYTHONDONTWRITEBYTECODE", ""):
+        kept["PYTHONPYCACHEPREFIX"] = str(Path(sys.prefix, "pycache"))
+    return kept
 
 
 async def main(args: argparse.Namespace) -> int:
     """Become pytest."""
     os.chdir(ROOT)
     command = [sys.executable, "-m", "pytest", *to_pytest(args.arguments)]
-    os.execve(sys.executable, command, environment())  # noqa: S606
+    os.execve(sys.executable, command, keep_bytecode(os.environ))  # noqa: S606

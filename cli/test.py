@@ -27,7 +27,7 @@ def to_pytest(arguments: Sequence[str]) -> list[str]:
 
 
 def keep_bytecode(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment, with bytecode kept in Python's own folder if not beside the sources.
+    """The environment, with bytecode kept in the environment's folder if not beside the sources.
 
     The tests start hundreds of processes, and each would compile all that it imports.
     """

@@ -1,13 +1,34 @@
-"""What all tests share: the order of the tiers. Fixtures live in the folder that uses them."""
+"""What all tests share: their order, and how they are spread over processes.
+
+Fixtures live in the folder that uses them.
+"""
+
+import os
 
 import pytest
 
 TIERS = ("unit", "engines", "integration", "acceptance", "faults", "bench")
+MOST = 8  # processes: each starts servers of its own
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the quick tiers first: what is broken at the bottom is seen before what rests on it."""
-    items.sort(key=tier)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """How many processes `./jan test` uses: none but pytest's own for a part of the tests.
+
+    Tests wait more than they compute, so there are more processes than processors.
+    """
+    options = config.option
+    part = config.args_source is config.ArgsSource.ARGS or options.keyword or options.markexpr
+    watched = options.capture == "no" or options.lf or options.stepwise
+    return 0 if part or watched else min((os.cpu_count() or 1) + 2, MOST)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run the quick tiers first: what is broken at the bottom is seen before what rests on it.
+
+    In one of several processes, run the slow ones first, so that all end at about the same time.
+    """
+    items.sort(key=tier, reverse=hasattr(config, "workerinput"))
 
 
 def tier(item: pytest.Item) -> int:

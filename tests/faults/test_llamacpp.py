@@ -14,13 +14,16 @@ TEXTS = 6
 
 
 def order(number: int) -> dict[str, Any]:
-    """A text that goes on for about a second, the likeliest one."""
+    """A text that goes on for about half a second, the likeliest one.
+
+    No longer: on a busy machine it takes five to repeat more, and then it would not be repeated.
+    """
     return {
         "model": "jan-tiny",
         "messages": [{"role": "user", "content": f"Tell me of the number {number}."}],
         "temperature": 0 if number % 2 else 0.8,
         "seed": 7,
-        "max_tokens": 1500,
+        "max_tokens": 800,
         "ignore_eos": True,
         "stream": True,
     }
@@ -45,7 +48,7 @@ async def test_a_models_text_outlives_its_worker() -> None:
             assert all(len(text) > 1000 for text in texts)
             streams = Streams(client)
             tasks = start(streams)
-            await streams.reached(100, TEXTS)
+            await streams.reached(30, TEXTS)
             server.kill("inference-1")
             assert_same(await asyncio.gather(*tasks), texts)
             log = (server.data / "logs" / "inference-2.log").read_text()

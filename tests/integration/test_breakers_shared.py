@@ -37,7 +37,7 @@ async def breakers_of(nats: NatsServer, name: str) -> AsyncIterator[Breakers]:
         yield breakers
 
 
-async def until(is_so: Callable[[], bool], timeout: float = 5.0) -> None:
+async def until(is_so: Callable[[], bool], timeout: float = 20.0) -> None:
     async with asyncio.timeout(timeout):
         while True:
             if is_so():

@@ -228,7 +228,7 @@ async def test_a_watch_hears_every_change_also_those_of_an_outage(
 
 async def keys_put_after_restart(keys: Bucket) -> None:
     """Put as soon as the server takes it: a put is not repeated by itself."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             try:
                 await keys.put("later", b"3")

@@ -50,7 +50,7 @@ class Told:
 
     async def until(self, what: str) -> None:
         """Wait until a fact was printed."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while what not in self.facts():  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.02)
 
@@ -157,7 +157,7 @@ async def test_a_run_is_shown_by_each_of_its_ids(
 
 async def _projected(bus: Bus, run_id: str) -> None:
     question = encode(AskRun(run_id=run_id))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while b'"completed"' not in await bus.ask("query.runs.get", question):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 

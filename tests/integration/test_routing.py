@@ -330,7 +330,7 @@ async def test_a_models_status_says_whether_it_can_be_used_now(site: Site) -> No
 
 async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
     """Ask until it is so."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             if await is_so():
                 return
@@ -389,7 +389,7 @@ async def test_runs_in_progress_keep_the_engine_that_an_edit_takes_away(site: Si
         one["base_url"] = site.upstreams["two"].base_url
 
     await edited(site, move)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not site.upstreams["two"].calls:
             await site.ask(model="slow")
     answer = await running

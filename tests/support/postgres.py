@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -20,6 +19,7 @@ from cli.exits import MissingBinary
 from cli.postgres import Cluster, Postgres, find_binaries
 from cli.process import _in_child
 from cli.state import DATABASE_USER, data_at, prepare
+from tests.support.ports import free_ports
 from workers.persistence.migrate import upgrade
 
 _TEMPLATE = "template_of_tests"
@@ -39,7 +39,7 @@ class PostgresServer:
         prepare(self._data)
         cluster = Cluster(self._data)
         cluster.initialise(_PASSWORD)
-        self._postgres = Postgres(cluster, _free_port())
+        self._postgres = Postgres(cluster, free_ports(1)[0])
 
     @property
     def folder(self) -> Path:
@@ -160,12 +160,6 @@ def _family(pid: int) -> list[int]:
     except psutil.NoSuchProcess:
         return []
     return [pid, *(child.pid for child in children)]
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

@@ -46,7 +46,7 @@ class RawServer:
 
     async def settle(self, connections: int) -> None:
         """Wait until no more than so many connections are open."""
-        async with asyncio.timeout(5), self._changed:
+        async with asyncio.timeout(30), self._changed:
             await self._changed.wait_for(lambda: len(self.tasks) <= connections)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,11 +1,10 @@
 """A real S3 server for tests: SeaweedFS over its own folder, on free ports."""
 
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import urllib3
 from minio import Minio
 from minio.error import S3Error
 
+from tests.support.ports import free_ports
 from tests.support.programs import program
 
 ACCESS_KEY = "test"
@@ -50,7 +50,7 @@ class S3Server:
 def running_s3(folder: Path) -> Iterator[S3Server]:
     """Run a server with one bucket; without the binary skip, or fail in CI."""
     folder.mkdir(parents=True, exist_ok=True)
-    ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
+    ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
     fixed = ("-master.telemetry=false", "-webdav=false", "-admin.ui=false", f"-bucket={BUCKET}")
     process = subprocess.Popen(
         [
@@ -95,11 +95,3 @@ def _until_ready(server: S3Server) -> None:
             if client.bucket_exists(BUCKET):
                 return
     raise RuntimeError("the S3 server does not start")
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        taken = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in taken:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in taken]

@@ -74,7 +74,7 @@ class Job:
         self.last = ack.seq
 
 
-async def take_job(bus: Bus, pool: str = POOL, timeout: float = 5.0) -> Job:
+async def take_job(bus: Bus, pool: str = POOL, timeout: float = 20.0) -> Job:
     """Wait for the next job of a pool. Raises TimeoutError if there is none."""
     consumer = subjects.inference_consumer(pool, subjects.INTERACTIVE)
     came: asyncio.Future[Message] = asyncio.get_running_loop().create_future()

@@ -86,7 +86,7 @@ def _reader(log: FakeLog, *, behind: bool = False, skip: int = 0) -> Reader:
 async def _read_all(reader: Reader) -> bytes:
     text = b""
     while not reader.done:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             text += await reader.next(float("inf"))
     return text
 
@@ -216,7 +216,7 @@ async def test_silent_readers_take_turns() -> None:
         for reader in readers:
             reader.quiet_since = LONG_AGO
         here._tick()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             for _ in range(50):
                 await log.looked.acquire()
 

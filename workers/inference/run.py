@@ -21,10 +21,10 @@ from schemas.errors import (
     UpstreamNotFound,
     UpstreamRejected,
 )
+from schemas.history import DONE, History, to_run_finished
 from workers.inference.delivery import Delivery
 from workers.inference.engines import Captured, Generation, Outcome
 from workers.inference.failover import Attempt, Fleet, Moved, Turns
-from workers.inference.finish import DONE, History, to_run_finished
 from workers.inference.interrupt import HandedBack, Interrupt
 from workers.inference.metrics import InferenceMetrics
 from workers.inference.writer import MAX_MESSAGE, Lost, Refused, Writer, take_over

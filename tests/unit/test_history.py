@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from schemas import frames
 from schemas.events import decode_run_finished
+from schemas.history import DONE, MAX_RESULT, History, put_together, to_run_finished
 from workers.inference.engines import Captured
-from workers.inference.finish import DONE, MAX_RESULT, History, put_together, to_run_finished
 
 SECOND = 1_000_000
 

@@ -31,7 +31,10 @@ class RunRefused(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RunStarted(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A worker took a run (one for each fence). `epoch` is the fence's sequence in TOKENS."""
+    """A worker took a run (one for each fence). `epoch` is the fence's sequence in TOKENS.
+
+    A replay's is told as `events.replay.started`, which projections leave alone.
+    """
 
     run_id: str
     attempt: int
@@ -40,6 +43,7 @@ class RunStarted(msgspec.Struct, frozen=True, omit_defaults=True):
     epoch: int
     resumed_at: int  # index of the first frame of this attempt
     at: float
+    replay_of: str | None = None
     v: int = 1
 
 
@@ -59,6 +63,7 @@ class RunFinished(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `result` is the JSON body that an unstreamed request gets (a stream's chunks are put together);
     over 256 KiB it is left out and stays in TOKENS. `error` is the envelope that was sent.
+    A replay's is told as `events.replay.finished`, without its result.
     """
 
     run_id: str
@@ -72,6 +77,7 @@ class RunFinished(msgspec.Struct, frozen=True, omit_defaults=True):
     usage: OptionalRaw = None
     error: OptionalRaw = None
     result: OptionalRaw = None
+    replay_of: str | None = None
     v: int = 1
 
 

@@ -22,6 +22,7 @@ VERBS = (
     "down",
     "doctor",
     "log",
+    "replay",
     "dead",
     "export",
     "import-events",

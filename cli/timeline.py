@@ -94,6 +94,7 @@ class Story:
         self.run_id = run_id
         self.accepted: events.RunAccepted | None = None
         self.finished: events.RunFinished | None = None
+        self.replay_of: str | None = None
         self.event_seq = 0  # the last messages seen, of each stream
         self.control_seq = 0
         self.fold = frames.Fold()
@@ -110,7 +111,8 @@ class Story:
 
     def on_event(self, stored: Stored) -> list[Fact]:
         """Take in a message of the run's shard of the log; others' tell nothing."""
-        verb = stored.subject.split(".")[2] if stored.subject.startswith("events.run.") else ""
+        of_run = stored.subject.startswith(("events.run.", "events.replay."))
+        verb = stored.subject.split(".")[2] if of_run else ""
         if self.run_id.encode() not in stored.data:  # most of a shard is about others
             return []
         try:
@@ -197,6 +199,7 @@ class Story:
     def _on_started(self, event: events.RunStarted) -> list[Fact]:
         if event.run_id != self.run_id:
             return []
+        self.replay_of = event.replay_of
         words = [f"by {event.worker}, attempt {event.attempt}", f"{event.deployment}"]
         waited = event.at - self.accepted.at if self.accepted else None
         if waited is not None and not self._started_at:
@@ -211,6 +214,7 @@ class Story:
         if event.run_id != self.run_id:
             return []
         self.finished = event
+        self.replay_of = event.replay_of
         usage = _usage(event.usage)
         words = [event.finish_reason] if event.finish_reason and event.status == "completed" else []
         words += [_error_text(event.error)] if event.error else []
@@ -371,7 +375,7 @@ def show_size(count: int) -> str:
 def head_lines(story: Story) -> list[str]:
     """What stands above the facts: which run this is, and when it began."""
     if story.accepted is None:
-        return [story.run_id]
+        return [story.run_id, *([f"a replay of {story.replay_of}"] if story.replay_of else [])]
     job = story.accepted.command
     began = datetime.fromtimestamp(story.accepted.at, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
     details = [f"{began} UTC", f"request {job.request_id}"]

@@ -21,6 +21,7 @@ from edge.limits import Creations, Limits, Readers
 from edge.metrics import Metrics
 from edge.middleware import Authentication, Envelope, Errors, Hygiene, Limiting
 from edge.presence import Presence, open_presence
+from edge.replays import Replays
 from edge.routes import (
     admin,
     auth,
@@ -36,6 +37,7 @@ from edge.routes import (
     models,
     projects,
     prompts,
+    replay,
     settings,
     shares,
     transfers,
@@ -77,6 +79,7 @@ def create_routes() -> list[BaseRoute]:
         *completions.ROUTES,
         *embeddings.ROUTES,
         *models.ROUTES,
+        *replay.ROUTES,
         *transfers.ROUTES,
         *conversations.ROUTES,
         *branches.ROUTES,
@@ -178,6 +181,9 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
             "models": catalogue,
             "deployments": deployments,
             "runs": runs,
+            "replays": Replays(
+                bus, inbox, objects, admission.targets, deadline=settings.run_deadline
+            ),
             "stored": Stored(
                 bus,
                 Positions(Bucket(bus, subjects.KV_POSITIONS), has_peers),

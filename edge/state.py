@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edge.limits import Creations, Limits, Readers, Standing
     from edge.metrics import Metrics
     from edge.presence import Presence
+    from edge.replays import Replays
     from edge.routes.health import ObjectsProbe
     from edge.runs import Runs
     from edge.sessions import Sessions
@@ -30,6 +31,7 @@ class EdgeState(TypedDict):
     models: "Models"
     deployments: "Deployments"
     runs: "Runs"
+    replays: "Replays"
     stored: "Stored"
     authenticator: "Authenticator"
     issuer: "Issuer"

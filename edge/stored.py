@@ -105,11 +105,13 @@ class Stored:
     async def ask(self, noun: str, verb: str, question: Ask) -> bytes:
         """Ask, and get the answer's JSON; what the asker has written before is in it.
 
+        A question's own `after` may ask for more than that.
+
         Raises NotFound, InvalidRequest, Unavailable, BusUnavailable.
         """
         if question.principal is not None:
             after = await self.positions.of(question.principal)
-            question = msgspec.structs.replace(question, after=after)
+            question = msgspec.structs.replace(question, after=max(after, question.after))
         try:
             answer = await self._bus.ask(
                 subjects.query(noun, verb), encode(question), timeout=_ASK_SECONDS

@@ -57,6 +57,7 @@ class RunInference(msgspec.Struct, frozen=True, omit_defaults=True):
     moves: int = 0  # from one pool's queue to another's
     turn: Turn | None = None
     store: bool = False  # as a stored completion
+    replay_of: str | None = None  # the run that this one repeats: nothing is stored of it
     v: int = 1
 
 

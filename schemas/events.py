@@ -34,7 +34,10 @@ class RunRefused(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RunStarted(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A worker took a run (one for each fence). `epoch` is the fence's sequence in TOKENS."""
+    """A worker took a run (one for each fence). `epoch` is the fence's sequence in TOKENS.
+
+    A replay's is told as `events.replay.started`, which projections leave alone.
+    """
 
     run_id: str
     attempt: int
@@ -43,6 +46,7 @@ class RunStarted(msgspec.Struct, frozen=True, omit_defaults=True):
     epoch: int
     resumed_at: int  # index of the first frame of this attempt
     at: float
+    replay_of: str | None = None
     v: int = 1
 
 
@@ -62,6 +66,7 @@ class RunFinished(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `result` is the JSON body that an unstreamed request gets (a stream's chunks are put together);
     over 256 KiB it is left out and stays in TOKENS. `error` is the envelope that was sent.
+    A replay's is told as `events.replay.finished`, without its result.
     """
 
     run_id: str
@@ -75,6 +80,7 @@ class RunFinished(msgspec.Struct, frozen=True, omit_defaults=True):
     usage: OptionalRaw = None
     error: OptionalRaw = None
     result: OptionalRaw = None
+    replay_of: str | None = None
     v: int = 1
 
 

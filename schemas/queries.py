@@ -21,6 +21,7 @@ from schemas.errors import (
     NotFound,
     Unavailable,
 )
+from schemas.events import RunAccepted, RunFinished
 from schemas.raw import OptionalRaw
 
 T = TypeVar("T")
@@ -178,6 +179,16 @@ class RunResult(msgspec.Struct, frozen=True, omit_defaults=True):
     finish_reason: str | None = None
     error: OptionalRaw = None
     result: OptionalRaw = None
+
+
+class RunRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer of `query.runs.command`: what the log has of a run, request and result included.
+
+    `finished` is null for a run that has not ended, or whose end the log no longer holds.
+    """
+
+    accepted: RunAccepted
+    finished: RunFinished | None = None
 
 
 class AskConversation(Ask, frozen=True, omit_defaults=True, kw_only=True):

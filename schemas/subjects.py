@@ -22,6 +22,7 @@ CATALOGUE_KEY = "catalogue"
 INTERACTIVE = "interactive"
 BACKGROUND = "background"
 REMOTE_POOL = "remote"
+REPLAYS = "replay"  # in place of an edge's name, in the frames of runs that are run again
 
 # Headers of messages that did not come into a stream in the usual way.
 ERROR = "Jan-Error"  # of a dead one: why it is
@@ -71,6 +72,11 @@ def state_event(noun: str, verb: str, entity: str) -> str:
 def erased_event(verb: str, run_id: str) -> str:
     """Where a run's fact is told once more, without what was said, as that was erased."""
     return f"events.erased.{verb}.{shard(run_id)}"
+
+
+def replay_event(verb: str, run_id: str) -> str:
+    """Where a fact about a replay is logged: apart, so that nothing is stored of it."""
+    return f"events.replay.{verb}.{shard(run_id)}"
 
 
 def event_shard(run_id: str) -> str:

@@ -191,6 +191,15 @@ REQUIREMENTS: dict[str, Requirement] = {
     ),
     "runs.failover": R("another deployment answers when the first fails before a token", SERVER),
     "runs.slow_reader": R("a reader that stops reading stalls nobody else", SERVER),
+    "runs.replay": R(
+        "a recorded run is run again, on its model or another, and what differs is told", SERVER
+    ),
+    "runs.replay.sandbox": R("a replay leaves no trace in runs and usage", SERVER),
+    "runs.replay.many": R("yesterday's runs are replayed together and summed up", SERVER),
+    "runs.replay.api": R(
+        "POST /v1/runs/{id}/replay replays one's own runs, and with the scope admin anybody's",
+        SERVER,
+    ),
     "faults.worker.killed": R(
         "kill -9 of a worker: every stream completes, no index missing or twice", SERVER
     ),

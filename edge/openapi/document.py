@@ -5,7 +5,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from edge.openapi import conversations, generations, projects, runs, server, users
+from edge.openapi import conversations, generations, projects, replays, runs, server, users
 from edge.openapi.operation import ERRORS, GENERATION, NOTHING, Error, Operation
 
 VERSION: Final = "0.1.0"
@@ -18,6 +18,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *users.OPERATIONS,
     *runs.OPERATIONS,
     *projects.OPERATIONS,
+    *replays.OPERATIONS,
     *server.OPERATIONS,
 )
 

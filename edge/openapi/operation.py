@@ -13,7 +13,7 @@ ERRORS: Final = {
     404: "There is no such thing, or it belongs to somebody else",
     405: "The route does not take this method; `Allow` names those it does",
     409: "The request contradicts an earlier one, e.g. an Idempotency-Key with another body",
-    410: "It was there, and was taken back for good",
+    410: "It was there, and is no longer",
     413: "The body is too large",
     429: "Too many requests, or a full queue: come back after `Retry-After`",
     431: "The request's head is too large",

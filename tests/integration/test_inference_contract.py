@@ -10,9 +10,9 @@ import pytest
 from bus import Ack, open_bus
 from schemas import frames
 from schemas.errors import BusError, WrongLastSequence
+from schemas.history import DONE, History
 from tests.support.fake_subject import Connection, FakeSubject
 from tests.support.nats import migrate, running_nats
-from workers.inference.finish import DONE, History
 from workers.inference.writer import Log, Lost, Writer, take_over
 
 SUBJECT = "frames.edge-1.run_x"

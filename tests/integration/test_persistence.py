@@ -12,12 +12,12 @@ import pytest
 from bus import Bus, open_bus
 from schemas import subjects
 from schemas.commands import encode
-from schemas.errors import InvalidRequest, NotFound, Unavailable
-from schemas.queries import AskRun, RunEvents, RunFacts, RunResult, decode_answer
+from schemas.errors import Gone, InvalidRequest, NotFound, Unavailable
+from schemas.queries import AskRun, RunEvents, RunFacts, RunRecord, RunResult, decode_answer
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.persistence import running_worker
 from tests.support.postgres import PostgresServer, running_postgres
-from tests.support.runs import accepted, finished, new_run, store, whole_run
+from tests.support.runs import REQUEST, accepted, finished, new_run, store, whole_run
 
 TIMEOUT = 30.0
 
@@ -118,6 +118,43 @@ async def test_a_result_is_read_from_the_log(nats: NatsServer, postgres: Postgre
         assert (await result(large)).result is None
         with pytest.raises(NotFound):
             await result(new_run())
+
+
+async def test_a_runs_command_is_told_to_its_owner_and_to_an_operator(
+    nats: NatsServer, postgres: PostgresServer
+) -> None:
+    whole, begun = new_run(), new_run()
+    async with place(nats) as others, postgres.database() as url, running_worker(nats, url):
+        await store(others.edge, others.inference, [accepted(begun), *whole_run(whole)])
+        await others.until_completed([whole])
+
+        async def record(run_id: str, principal: str | None) -> RunRecord:
+            question = encode(AskRun(run_id=run_id, principal=principal))
+            return decode_answer(await others.edge.ask("query.runs.command", question), RunRecord)
+
+        for principal in ("user_a", None):
+            told = await record(whole, principal)
+            assert told.accepted.command.run_id == whole
+            assert bytes(told.accepted.command.request or b"") == REQUEST
+            assert told.finished is not None
+            assert bytes(told.finished.result or b"") == b'{"id":"x"}'
+        assert (await record(begun, "user_a")).finished is None
+        for run_id, principal in ((whole, "user_b"), (new_run(), "user_a")):
+            with pytest.raises(NotFound):
+                await record(run_id, principal)
+
+
+async def test_a_command_that_the_log_no_longer_holds_is_gone(
+    nats: NatsServer, postgres: PostgresServer
+) -> None:
+    late = new_run()
+    async with place(nats) as others, postgres.database() as url, running_worker(nats, url):
+        await store(others.edge, others.inference, [finished(late)])  # its beginning has expired
+        await others.until_completed([late])
+        question = encode(AskRun(run_id=late))
+        answer = await others.edge.ask("query.runs.command", question)
+        with pytest.raises(Gone):
+            decode_answer(answer, RunRecord)
 
 
 @pytest.mark.parametrize("question", [b"", b"{", b"[]", b"\xff", b"{}", b'{"run_id":7}'])

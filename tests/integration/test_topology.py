@@ -400,6 +400,7 @@ PUBLISH = {
             "$KV.health.worker.inference.w",
             "frames.edge-1.r",
             "live.edge-1.r",
+            "events.replay.finished.7",
             "events.run.finished.7",
             "events.run.started.7",
             "$JS.API.DIRECT.GET.JOBS",
@@ -414,6 +415,7 @@ PUBLISH = {
         [
             "frames.edge-1.r",
             "events.run.started.7",
+            "events.replay.finished.7",
             "events.run.finished.7",
             "jobs.inference.remote.background",
             "dead.jobs.x",
@@ -454,6 +456,7 @@ PUBLISH = {
             "$JS.API.STREAM.PURGE.COMMANDS",
         ],
         [
+            "events.replay.finished.7",
             "events.run.finished.7",
             "frames.edge-1.r",
             "jobs.inference.remote.interactive",

@@ -30,7 +30,7 @@ from schemas.errors import (
     UpstreamError,
     UpstreamRejected,
 )
-from workers.inference.finish import put_together
+from schemas.history import put_together
 
 RUN = "run_01hzzzzzzzzzzzzzzzzzzzzzzz"
 HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}

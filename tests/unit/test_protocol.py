@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from schemas import frames
+from schemas.history import DONE, History, to_run_finished
 from tests.support.fake_subject import Connection, FakeSubject
 from tests.support.virtual_time import run_in_virtual_time
-from workers.inference.finish import DONE, History, to_run_finished
 from workers.inference.writer import Lost, Refused, Writer, take_over
 
 TEXT = [b'{"t":%d}' % number for number in range(12)]

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from bus import Stored
-from cli.timeline import Fact, Story, in_order, printable, show_time, to_json, to_line
+from cli.timeline import Fact, Story, head_lines, in_order, printable, show_time, to_json, to_line
 from schemas import frames, subjects
 from schemas.commands import CancelRun, encode
 from schemas.events import Attempt
@@ -13,6 +13,7 @@ from tests.support.runs import Told, accepted, finished, started
 RUN = "run_01jd00000000000000000000aa"
 OTHER = "run_01jd00000000000000000000bb"
 BEGAN = 1000.0
+OF_OTHER = b'{"replay_of":"%b",' % OTHER.encode()
 
 
 def stored(told: Told, seq: int) -> Stored:
@@ -220,3 +221,13 @@ def test_a_client_cant_control_the_terminal() -> None:
 )
 def test_durations_read_well(seconds: float, shown: str) -> None:
     assert show_time(seconds) == shown
+
+
+def test_a_replay_is_told_from_its_own_facts() -> None:
+    story = Story(RUN)
+    told = [
+        Told(one.subject.replace(".run.", ".replay."), one.data.replace(b"{", OF_OTHER, 1))
+        for one in (started(RUN), finished(RUN))
+    ]
+    assert [fact.what for fact in tell(story, told)] == ["picked", "frames", "completed"]
+    assert head_lines(story) == [RUN, f"a replay of {OTHER}"]

@@ -21,10 +21,10 @@ from schemas.errors import (
     UpstreamNotFound,
     UpstreamRejected,
 )
+from schemas.history import DONE, History, to_run_finished
 from workers.inference.delivery import Delivery
 from workers.inference.engines import Captured, Generation, Outcome
 from workers.inference.failover import Attempt, Fleet, Moved, Turns
-from workers.inference.finish import DONE, History, to_run_finished
 from workers.inference.interrupt import HandedBack, Interrupt
 from workers.inference.metrics import InferenceMetrics
 from workers.inference.writer import MAX_MESSAGE, Lost, Refused, Writer, take_over
@@ -351,23 +351,27 @@ class Run:
             epoch=epoch,
             resumed_at=self._writer.history.total,
             at=time.time(),
+            replay_of=self.job.replay_of,
         )
-        self._place.bus.send_stored(
-            subjects.run_event("started", self.job.run_id),
-            encode(started),
-            _ignore,
-            msg_id=f"EVENTS:run.started:{self.job.run_id}:{epoch}",
-        )
+        subject, msg_id = self._event("started", epoch)
+        self._place.bus.send_stored(subject, encode(started), _ignore, msg_id=msg_id)
+
+    def _event(self, verb: str, step: int = 0) -> tuple[str, str]:
+        """Where a fact is told, and its id. A replay's are not among those of runs."""
+        noun = "run" if self.job.replay_of is None else "replay"
+        told = subjects.run_event if self.job.replay_of is None else subjects.replay_event
+        return told(verb, self.job.run_id), f"EVENTS:{noun}.{verb}:{self.job.run_id}:{step}"
 
     async def _finish(self, writer: Writer) -> None:
         """Tell the log, then the readers, then the queue. Each step may have been done before."""
         history, run_id = writer.history, self.job.run_id
         assert history.commit is not None
         if not history.ended:
+            subject, msg_id = self._event("finished")
             told = await self._place.bus.store(
-                subjects.run_event("finished", run_id),
-                await _to_event(run_id, history),
-                msg_id=f"EVENTS:run.finished:{run_id}:0",
+                subject,
+                await _to_event(run_id, history, self.job.replay_of),
+                msg_id=msg_id,
                 timeout=_FINISH_TIMEOUT,
             )
             await writer.end(told.seq)
@@ -404,11 +408,11 @@ class Run:
         delivery.term()
 
 
-async def _to_event(run_id: str, history: History) -> bytes:
+async def _to_event(run_id: str, history: History, replay_of: str | None) -> bytes:
     """Encode RunFinished; a long stream is put together off the loop."""
     if len(history.chunks) > _LONG:
-        return await asyncio.to_thread(to_run_finished, run_id, history)
-    return to_run_finished(run_id, history)
+        return await asyncio.to_thread(to_run_finished, run_id, history, replay_of)
+    return to_run_finished(run_id, history, replay_of)
 
 
 def _to_body(request: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:

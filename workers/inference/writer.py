@@ -19,7 +19,7 @@ import structlog
 from bus import Ack, Stored
 from schemas import frames, subjects
 from schemas.errors import BusError, WrongLastSequence
-from workers.inference.finish import History
+from schemas.history import History
 
 logger = structlog.get_logger()
 

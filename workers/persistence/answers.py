@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bus import Bus
 from schemas import subjects
 from schemas.errors import InternalError, InvalidRequest, JanError, Unavailable
-from schemas.events import RunFinished, decode_run_finished
+from schemas.events import RunAccepted, RunFinished, decode_run_accepted, decode_run_finished
 from schemas.queries import (
     Ask,
     AskBranch,
@@ -84,6 +84,13 @@ def create_questions(bus: Bus) -> dict[str, Question]:
     async def get_events(connection: AsyncConnection, ask: AskRunEvents) -> msgspec.Struct:
         return await runs.get_events(connection, ask, read_fact)
 
+    async def read_accepted(seq: int) -> RunAccepted | None:
+        stored = await bus.message_at(subjects.EVENTS, seq)
+        return decode_run_accepted(stored.data) if stored is not None else None
+
+    async def get_command(connection: AsyncConnection, ask: AskRun) -> msgspec.Struct:
+        return await runs.get_command(connection, ask, read_accepted, read_finished)
+
     async def get_result(connection: AsyncConnection, ask: AskRun) -> msgspec.Struct:
         return await runs.get_result(connection, ask, read_finished)
 
@@ -93,6 +100,7 @@ def create_questions(bus: Bus) -> dict[str, Question]:
         "runs.events": Question(AskRunEvents, get_events),
         "entities.events": Question(AskEntity, entities.get_events),
         "runs.result": Question(AskRun, get_result),
+        "runs.command": Question(AskRun, get_command),
         "conversations.get": Question(AskConversation, conversations.get_conversation),
         "conversations.list": Question(AskConversations, conversations.list_conversations),
         "conversations.items": Question(AskItems, conversations.list_items),

@@ -9,8 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas import ids
 from schemas.api.lists import MAX_PAGE_BYTES, Paging
-from schemas.errors import InvalidRequest, NotFound
-from schemas.events import RunFinished
+from schemas.errors import Gone, InvalidRequest, NotFound
+from schemas.events import RunAccepted, RunFinished
 from schemas.queries import (
     AskRun,
     AskRunEvents,
@@ -20,6 +20,7 @@ from schemas.queries import (
     RunEvents,
     RunFacts,
     RunList,
+    RunRecord,
     RunResult,
 )
 from workers.persistence import positions
@@ -30,8 +31,10 @@ _MOST_EVENTS = 1000
 _MOST_ATTEMPTS = 100
 _ROW_BYTES = 4096  # of a run in a list, without what is counted; its texts are cut at 1,024
 
-ReadFact = Callable[[int], Awaitable[bytes | None]]  # by its sequence in the log
-ReadFinished = Callable[[int], Awaitable[RunFinished | None]]  # by its sequence in the log
+# By their sequences in the log.
+ReadFact = Callable[[int], Awaitable[bytes | None]]
+ReadAccepted = Callable[[int], Awaitable[RunAccepted | None]]
+ReadFinished = Callable[[int], Awaitable[RunFinished | None]]
 
 
 async def get_run(connection: AsyncConnection, ask: AskRun) -> RunFacts:
@@ -89,14 +92,7 @@ async def get_result(
 ) -> RunResult:
     """How a run ended, with the body that the log holds. Raises NotFound."""
     columns = (runs.c.run_id, runs.c.status, runs.c.kind, runs.c.stream, runs.c.finish_reason)
-    last = (
-        select(run_events.c.seq)
-        .where(and_(run_events.c.run_id == runs.c.run_id, run_events.c.verb == "finished"))
-        .order_by(run_events.c.seq.desc())
-        .limit(1)
-        .scalar_subquery()
-        .label("finished_seq")
-    )
+    last = _last("finished")
     question = select(*columns, runs.c.error, last).where(_is_asked(ask))
     row = await _find(connection, question, ask)
     await connection.rollback()  # the log is read without holding the database
@@ -109,6 +105,34 @@ async def get_result(
         row.finish_reason,
         msgspec.Raw(row.error) if row.error is not None else None,
         finished.result if finished is not None else None,
+    )
+
+
+async def get_command(
+    connection: AsyncConnection,
+    ask: AskRun,
+    read_accepted: ReadAccepted,
+    read_finished: ReadFinished,
+) -> RunRecord:
+    """What a run was asked and how it ended, from the log. Raises NotFound, Gone."""
+    columns = (runs.c.run_id, _last("accepted"), _last("finished"))
+    row = await _find(connection, select(*columns).where(_is_asked(ask)), ask)
+    await connection.rollback()  # the log is read without holding the database
+    accepted = await read_accepted(row.accepted_seq) if row.accepted_seq else None
+    if accepted is None:
+        raise Gone("the log no longer holds this run's request", code="request_expired")
+    return RunRecord(accepted, await read_finished(row.finished_seq) if row.finished_seq else None)
+
+
+def _last(verb: str) -> ColumnElement[Any]:
+    """Where the last such fact of a run lies in the log, as the column `<verb>_seq`."""
+    return (
+        select(run_events.c.seq)
+        .where(and_(run_events.c.run_id == runs.c.run_id, run_events.c.verb == verb))
+        .order_by(run_events.c.seq.desc())
+        .limit(1)
+        .scalar_subquery()
+        .label(f"{verb}_seq")
     )
 
 

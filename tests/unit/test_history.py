@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from schemas import frames
 from schemas.events import decode_run_finished
+from schemas.history import DONE, MAX_RESULT, History, finish, put_together, to_run_finished
 from workers.inference.engines import Captured
-from workers.inference.finish import DONE, MAX_RESULT, History, put_together, to_run_finished
 
 SECOND = 1_000_000
 
@@ -209,6 +209,16 @@ def test_a_large_result_is_left_out() -> None:
     long = chunk(0, content="x" * (MAX_RESULT + 1))
     history, _ = written(fence("a", 1, SECOND), data(10, 0, SECOND, long, DONE, commit="completed"))
     assert decode_run_finished(to_run_finished("run_x", history)).result is None
+    assert len(bytes(finish("run_x", history).result or b"")) > MAX_RESULT
+
+
+def test_the_log_does_not_hold_what_a_replay_said() -> None:
+    history, _ = written(
+        fence("a", 1, SECOND),
+        data(10, 0, SECOND, chunk(0, content="said"), DONE, commit="completed"),
+    )
+    finished = decode_run_finished(to_run_finished("run_x", history, "run_w"))
+    assert (finished.replay_of, finished.result, finished.frames) == ("run_w", None, 2)
 
 
 anything = st.recursive(

@@ -97,28 +97,38 @@ class History:
         self.chunks += [chunk for chunk in chunks if chunk != DONE]
 
 
-def to_run_finished(run_id: str, history: History) -> bytes:
-    """Encode RunFinished: a pure function of the frames up to the commit."""
+def to_run_finished(run_id: str, history: History, replay_of: str | None = None) -> bytes:
+    """Encode RunFinished: a pure function of the frames up to the commit.
+
+    A replay's result stays in its frames: what a replay says is kept no longer than they are.
+    """
+    finished = finish(run_id, history)
+    too_large = finished.result is not None and len(bytes(finished.result)) > MAX_RESULT
+    if too_large or replay_of is not None:
+        finished = msgspec.structs.replace(finished, result=None)
+    return encode(msgspec.structs.replace(finished, replay_of=replay_of))
+
+
+def finish(run_id: str, history: History) -> RunFinished:
+    """Say how a run ended, with its result whatever its size."""
     commit = history.commit
     assert commit is not None, "the run has no commit"
     result = b"".join(history.body) or put_together(history.chunks, commit.usage)
-    return encode(
-        RunFinished(
-            run_id=run_id,
-            status=to_status(commit.status),
-            at=history.committed_at * _MICROSECOND,
-            deployment=commit.deployment,
-            attempts=[
-                msgspec.structs.replace(attempt, count=count)
-                for attempt, count in zip(history.attempts, history.counts, strict=True)
-            ],
-            frames=history.total,
-            first_frame_at=history.first_at * _MICROSECOND,
-            finish_reason=commit.finish_reason,
-            usage=commit.usage,
-            error=msgspec.Raw(history.error) if history.error else None,
-            result=msgspec.Raw(result) if result and len(result) <= MAX_RESULT else None,
-        )
+    return RunFinished(
+        run_id=run_id,
+        status=to_status(commit.status),
+        at=history.committed_at * _MICROSECOND,
+        deployment=commit.deployment,
+        attempts=[
+            msgspec.structs.replace(attempt, count=count)
+            for attempt, count in zip(history.attempts, history.counts, strict=True)
+        ],
+        frames=history.total,
+        first_frame_at=history.first_at * _MICROSECOND,
+        finish_reason=commit.finish_reason,
+        usage=commit.usage,
+        error=msgspec.Raw(history.error) if history.error else None,
+        result=msgspec.Raw(result) if result else None,
     )
 
 

@@ -263,6 +263,9 @@ async def test_two_workers_of_which_one_is_killed_do_nothing_twice(
     start: Start, record_property: Record
 ) -> None:
     with start(env=ENV) as case, worker_joins(case.server, "persistence"):
+        eventually(
+            lambda: [one.state for one in case.server.processes("persistence")] == ["ready"] * 2, 60
+        )
         assert_rarely_unknown(await hold(case, kill_workers, record_property))
 
 

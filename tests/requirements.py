@@ -212,6 +212,16 @@ REQUIREMENTS: dict[str, Requirement] = {
     "faults.nats.killed": R("kill -9 of NATS: streams complete, text identical", SERVER),
     "faults.nats.stopped": R("without NATS requests get 503 within a second; it recovers", SERVER),
     "faults.postgres.stopped": R("without PostgreSQL chat goes on, /readyz says degraded", SERVER),
+    "faults.stored.worker": R(
+        "kill -9 of persistence workers: every write is done once or not at all, as answered",
+        SERVER,
+    ),
+    "faults.stored.database": R(
+        "kill -9 of PostgreSQL: every write is done once or not at all, as answered", SERVER
+    ),
+    "faults.stored.away": R(
+        "a write that is refused with 503 is not done later either; chat goes on", SERVER
+    ),
     "faults.once": R("no accepted request is lost or run to its end twice", SERVER),
     "capacity.idle": R("2,000 idle streams on one edge stay open and are served", SERVER),
     "capacity.queue": R(

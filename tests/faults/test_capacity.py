@@ -78,11 +78,11 @@ async def queued(bus: Bus, count: int) -> None:
 
 
 @contextmanager
-def worker_joins(server: LaunchedServer) -> Iterator[None]:
-    """One more inference worker, started by hand."""
+def worker_joins(server: LaunchedServer, kind: str = "inference") -> Iterator[None]:
+    """One more worker, started by hand."""
     with (server.data.parent / "worker.log").open("wb") as log:
         worker = subprocess.Popen(
-            [sys.executable, "-m", "cli", "worker", "inference", "--data", str(server.data)],
+            [sys.executable, "-m", "cli", "worker", kind, "--data", str(server.data)],
             env=environment({}),
             stdout=log,
             stderr=log,

@@ -24,12 +24,13 @@ class Running:
 
 @asynccontextmanager
 async def running_worker(
-    nats: NatsServer, database_url: str, *, batch: int = 256
+    nats: NatsServer, database_url: str, *, batch: int = 256, read_url: str | None = None
 ) -> AsyncIterator[Running]:
     """Run a worker for the context's life, opened and closed as its process does it."""
     settings = PersistenceSettings(
         nats_url=SecretStr(nats.url("persistence")),
         database_url=SecretStr(database_url),
+        database_read_url=SecretStr(read_url) if read_url is not None else None,
         projection_batch=batch,
     )
     broker = create_broker(settings)

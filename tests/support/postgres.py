@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from cli.exits import MissingBinary
-from cli.postgres import Cluster, Postgres, find_binaries
+from cli.postgres import Cluster, Postgres, _run, find_binaries
 from cli.process import _in_child
 from cli.state import DATABASE_USER, data_at, prepare
 from tests.support.ports import free_ports
@@ -31,14 +31,19 @@ _FAST = ("-c", "fsync=off", "-c", "full_page_writes=off")
 class PostgresServer:
     """One server over one cluster: killed, frozen and started again, it keeps its port."""
 
-    def __init__(self, folder: Path, *, fast: bool = True) -> None:
+    def __init__(
+        self, folder: Path, *, fast: bool = True, of: "PostgresServer | None" = None
+    ) -> None:
         self._data = data_at(folder)
         self._extra = _FAST if fast else ()
         self._process: subprocess.Popen[bytes] | None = None
         self._names = itertools.count(1)
         prepare(self._data)
         cluster = Cluster(self._data)
-        cluster.initialise(_PASSWORD)
+        if of is None:
+            cluster.initialise(_PASSWORD)
+        else:
+            _copy(of, cluster)
         self._postgres = Postgres(cluster, free_ports(1)[0])
 
     @property
@@ -154,6 +159,17 @@ class PostgresServer:
         (self._data.postgres / "postmaster.pid").unlink(missing_ok=True)
 
 
+def _copy(source: PostgresServer, cluster: Cluster) -> None:
+    """Make a streaming replica's files."""
+    cluster.folder.mkdir(mode=0o700)
+    cluster.adopt()
+    command = [str(cluster.binaries / "pg_basebackup"), "--write-recovery-conf", "--no-sync"]
+    command += ["--checkpoint=fast", "--wal-method=stream", "--pgdata", str(cluster.folder)]
+    address = source.url("postgres").replace("+psycopg", "")
+    done = _run(cluster.runner, [*command, "--dbname", address])
+    assert done.returncode == 0, done.stderr
+
+
 def _family(pid: int) -> list[int]:
     try:
         children = psutil.Process(pid).children(recursive=True)
@@ -163,8 +179,13 @@ def _family(pid: int) -> list[int]:
 
 
 @contextmanager
-def running_postgres(*, fast: bool = True) -> Iterator[PostgresServer]:
-    """Run a server over a new cluster; without the programs skip, or fail in CI."""
+def running_postgres(
+    *, fast: bool = True, of: PostgresServer | None = None
+) -> Iterator[PostgresServer]:
+    """Run a server over a new cluster, or over a streaming replica of another one's.
+
+    Without the programs skip, or fail in CI.
+    """
     try:
         find_binaries()
     except MissingBinary as missing:
@@ -174,7 +195,7 @@ def running_postgres(*, fast: bool = True) -> Iterator[PostgresServer]:
     # Not pytest's tmp_path: nobody but its owner may walk there, and PostgreSQL is not root.
     with tempfile.TemporaryDirectory(prefix="jan-postgres-") as folder:
         os.chmod(folder, 0o711)
-        server = PostgresServer(Path(folder) / "data", fast=fast)
+        server = PostgresServer(Path(folder) / "data", fast=fast, of=of)
         server.start()
         try:
             yield server

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bus import Bus
 from schemas import subjects
-from schemas.errors import InternalError, InvalidRequest, JanError, Unavailable
+from schemas.errors import InternalError, InvalidRequest, JanError, NotFound, Unavailable
 from schemas.events import RunAccepted, RunFinished, decode_run_accepted, decode_run_finished
 from schemas.queries import (
     Ask,
@@ -204,7 +204,7 @@ class Answers:
             if source.usable:
                 try:
                     return await self._read(source, read, ask, 0.0)
-                except (Behind, SQLAlchemyError, OSError) as error:
+                except (Behind, NotFound, SQLAlchemyError, OSError) as error:
                     _note_failure(source, error)
         try:
             return await self._read(last, read, ask, _PATIENCE)
@@ -230,6 +230,8 @@ class Answers:
                 await source.until_reached(connection, ask.after, patience)
                 answer = await read(connection, ask)
         except JanError as error:
+            if isinstance(error, NotFound) and source is not self._sources[-1]:
+                raise  # it may have been made a moment ago: the database itself knows
             answer = encode_failure(error)
         source.database.health.up()
         self._on_answer(source.name)
@@ -238,7 +240,7 @@ class Answers:
 
 def _note_failure(source: Source, error: Exception) -> None:
     """A replica that is behind, or has dropped a slow question, is none that is away."""
-    known = isinstance(error, Behind) or (
+    known = isinstance(error, Behind | NotFound) or (
         isinstance(error, DBAPIError) and (is_poison(error) or is_transient(error))
     )
     if not known:

@@ -1,0 +1,259 @@
+"""Where questions are answered, by which indexes, and what is forgotten."""
+
+import asyncio
+import functools
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy import event, func, insert, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from bus import Bus, open_bus
+from cli.measure.seed import seed
+from edge.runs import Caller
+from edge.stored import Positions, Stored
+from schemas import writes
+from schemas.api.lists import Paging
+from schemas.queries import Ask, AskConversation, AskConversations, AskItems, AskRun
+from tests.support.nats import NatsServer, migrate, running_nats
+from tests.support.persistence import Running, running_worker
+from tests.support.postgres import PostgresServer, running_postgres
+from workers.persistence.database import Database, open_engine
+from workers.persistence.pruning import Pruner
+from workers.persistence.queries import conversations, runs
+from workers.persistence.tables import processed_commands
+
+PRINCIPAL = "user_a"
+
+
+@pytest.fixture
+def nats(tmp_path: Path) -> Iterator[NatsServer]:
+    with running_nats(tmp_path / "store") as server:
+        yield server
+
+
+@pytest.fixture
+async def engine(postgres: PostgresServer) -> AsyncIterator[AsyncEngine]:
+    async with postgres.database() as url:
+        engine = open_engine(url, pool_size=4)
+        yield engine
+        await engine.dispose()
+
+
+class _NoBucket:
+    """There is one edge only."""
+
+
+def stored_at(bus: Bus) -> Stored:
+    """Stored things as an edge has them."""
+    return Stored(bus, Positions(_NoBucket(), lambda: False), patience=5.0)  # type: ignore[arg-type]
+
+
+def caller() -> Caller:
+    return Caller(principal=PRINCIPAL, request_id="req_1")
+
+
+def answers(worker: Running, source: str) -> float:
+    return worker.registry.get_sample_value("jan_answers_total", {"source": source}) or 0
+
+
+async def until(holds: Callable[[], Any]) -> None:
+    """Ask again and again: there is nothing to listen to."""
+    async with asyncio.timeout(30):
+        while not await holds():  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.02)
+
+
+async def test_a_replica_answers_once_it_has_what_was_written(nats: NatsServer) -> None:
+    with running_postgres() as primary:
+        async with primary.database() as url:
+            with running_postgres(of=primary) as replica:
+                await migrate(nats)
+                read_url = replica.url(url.rsplit("/", 1)[1])
+                async with (
+                    running_worker(nats, url, read_url=read_url) as worker,
+                    open_bus(nats.url("edge"), name="edge") as bus,
+                ):
+                    stored = stored_at(bus)
+
+                    async def create(title: str) -> str:
+                        body = writes.CreateConversation(title=title, metadata={}, items=[])
+                        made = await stored.command("conversations", "create", caller(), body)
+                        return str(msgspec.json.decode(made)["id"])
+
+                    async def title_of(conversation: str) -> str:
+                        ask = AskConversation(principal=PRINCIPAL, id=conversation)
+                        found = await stored.ask("conversations", "get", ask)
+                        return str(msgspec.json.decode(found)["title"])
+
+                    one = await create("one")
+                    assert await title_of(one) == "one"  # from wherever it is by now
+
+                    async def replica_answers() -> bool:
+                        before = answers(worker, "replica")
+                        assert await title_of(one) == "one"
+                        return answers(worker, "replica") > before
+
+                    await until(replica_answers)
+
+                    replica.freeze()  # behind, and mute
+                    two = await create("two")
+                    assert await title_of(two) == "two"
+                    replica.thaw()
+                    await until(replica_answers)
+
+                    replica.kill()
+                    before = answers(worker, "primary")
+                    began = time.monotonic()
+                    assert await title_of(one) == "one"
+                    assert time.monotonic() - began < 5
+                    assert answers(worker, "primary") > before
+                    assert worker.work.presence() == {"database": "ok"}
+
+
+async def test_a_replica_that_stands_behind_is_not_asked(
+    nats: NatsServer, postgres: PostgresServer
+) -> None:
+    """A database of its own that nobody writes to is as far behind as one can be."""
+    await migrate(nats)
+    async with (
+        postgres.database() as url,
+        postgres.database() as empty,
+        running_worker(nats, url, read_url=empty) as worker,
+        open_bus(nats.url("edge"), name="edge") as bus,
+    ):
+        stored = stored_at(bus)
+        body = writes.CreateConversation(title="one", metadata={}, items=[])
+        made = msgspec.json.decode(await stored.command("conversations", "create", caller(), body))
+        ask = AskConversation(principal=PRINCIPAL, id=made["id"])
+        assert msgspec.json.decode(await stored.ask("conversations", "get", ask)) == made
+        assert (answers(worker, "replica"), answers(worker, "primary")) == (0, 1)
+
+
+async def test_slow_questions_keep_no_write_waiting(
+    nats: NatsServer, postgres: PostgresServer
+) -> None:
+    await migrate(nats)
+    async with (
+        postgres.database() as url,
+        running_worker(nats, url),
+        open_bus(nats.url("edge"), name="edge") as bus,
+    ):
+        stored = stored_at(bus)
+        body = writes.CreateConversation(title="one", metadata={}, items=[])
+        made = msgspec.json.decode(await stored.command("conversations", "create", caller(), body))
+        engine = open_engine(url, pool_size=1)
+        async with engine.connect() as connection:
+            # Who reads waits for this lock, who writes does not touch the table.
+            await connection.execute(text("LOCK TABLE conversation_branches"))
+            ask = AskItems(principal=PRINCIPAL, conversation=made["id"])
+            slow = [
+                asyncio.create_task(stored.ask("conversations", "items", ask)) for _ in range(8)
+            ]
+            await asyncio.sleep(0.3)  # until they wait
+            change = writes.UpdateConversation(id=made["id"], title="two")
+            async with asyncio.timeout(2):
+                await stored.command("conversations", "update", caller(), change)
+            assert not any(task.done() for task in slow)
+            await connection.rollback()
+        await asyncio.gather(*slow, return_exceptions=True)
+        await engine.dispose()
+
+
+async def test_old_commands_are_forgotten_and_untold_ones_told(engine: AsyncEngine) -> None:
+    now = datetime.now(UTC)
+    told: list[bytes] = []
+
+    async def tell(event: bytes) -> int:
+        told.append(event)
+        return 1
+
+    def row(number: int, age: timedelta, event: bytes | None = None) -> dict[str, Any]:
+        names = {"principal": "p", "name": "n.v", "entity": "e", "digest": b""}
+        return {"id": f"cmd_{number}", "at": now - age, "event": event, **names}
+
+    old, new = timedelta(days=3), timedelta(days=1)
+    rows = [row(n, old) for n in range(2500)] + [row(n, new) for n in range(2500, 2510)]
+    rows.append(row(9999, old, b"told late"))
+    async with engine.begin() as connection:
+        await connection.execute(insert(processed_commands), rows)
+    pruners = [Pruner(Database(engine), tell, kept=172_800) for _ in range(2)]
+    counts = await asyncio.gather(*(one.prune() for one in pruners))
+    assert sum(counts) == 2500
+    assert set(told) == {b"told late"}
+    async with engine.connect() as connection:
+        left = select(func.count()).select_from(processed_commands)
+        assert await connection.scalar(left) == 11
+
+
+def paging(**given: Any) -> Paging:
+    return Paging(**{"limit": 20, **given})
+
+
+RUNS = (
+    "INSERT INTO runs (run_id, status, principal, request_id, accepted_at)"
+    " SELECT 'run_' || n, 'completed', 'user_seed' || n % 20, 'req_' || n, now()"
+    " FROM generate_series(1, 50000) n"
+)
+QUESTIONS: dict[str, tuple[Callable[..., Any], Ask]] = {
+    "a run by its request": (runs.get_run, AskRun(request_id="req_20")),
+    "conversations": (conversations.list_conversations, AskConversations(paging=paging())),
+    "of a project": (
+        conversations.list_conversations,
+        AskConversations(paging=paging(), project_id="proj_1"),
+    ),
+    "search": (
+        conversations.list_conversations,
+        AskConversations(paging=paging(), search="harbour"),
+    ),
+    "items": (conversations.list_items, AskItems(conversation="", paging=paging())),
+    "items of a fork": (
+        conversations.list_items,
+        AskItems(conversation="", branch="fork", paging=paging()),
+    ),
+}
+
+
+async def test_lists_are_read_by_indexes(postgres: PostgresServer) -> None:
+    async with postgres.database() as url:
+        await seed(url, principals=20, conversations=3000, items=60_000)
+        engine = open_engine(url, pool_size=1)
+        async with engine.connect() as connection:
+            await connection.execute(text(RUNS))
+            await connection.execute(text("ANALYZE runs"))
+            fork = "SELECT conversation_id, principal FROM conversation_branches WHERE name='fork'"
+            found = (await connection.execute(text(fork + " ORDER BY principal LIMIT 1"))).one()
+            for name, (read, ask) in QUESTIONS.items():
+                told = {"principal": found.principal}
+                if isinstance(ask, AskItems):
+                    told["conversation"] = found.conversation_id
+                question = msgspec.structs.replace(ask, **told)
+                plans = await explained(connection, functools.partial(read, connection, question))
+                assert plans
+                for plan in plans:
+                    assert "Seq Scan" not in plan, f"{name}: {plan}"
+        await engine.dispose()
+
+
+async def explained(connection: AsyncConnection, read: Callable[[], Any]) -> list[str]:
+    """The plans of all statements that reading takes."""
+    statements: list[tuple[str, Any]] = []
+
+    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
+        statements.append((statement, parameters))
+
+    event.listen(connection.sync_connection, "before_cursor_execute", note)
+    await read()
+    event.remove(connection.sync_connection, "before_cursor_execute", note)
+    raw = (await connection.get_raw_connection()).driver_connection
+    assert raw is not None
+    plans = []
+    for statement, parameters in statements:
+        cursor = await raw.execute("EXPLAIN " + statement, parameters)
+        plans.append("\n".join(row[0] for row in await cursor.fetchall()))
+    return plans

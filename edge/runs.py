@@ -6,10 +6,10 @@ The edge keeps nothing: a run is a job on the bus, and what is told here is who 
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar, get_args
+from typing import NamedTuple, TypeVar, get_args
 
 import msgspec
 import structlog
@@ -23,7 +23,7 @@ from edge.admission import Admission
 from edge.inbox import Inbox, Reader
 from schemas import frames, ids, subjects
 from schemas.api.needs import Needs
-from schemas.commands import REQUESTS, CancelRun, Kind, RunInference, Target, encode
+from schemas.commands import REQUESTS, CancelRun, Kind, RunInference, Target, Turn, encode
 from schemas.errors import (
     BusError,
     BusTimeout,
@@ -38,6 +38,7 @@ from schemas.queries import AskRun, RunResult, decode_answer
 
 logger = structlog.get_logger()
 _T = TypeVar("_T")
+Note = Callable[[int], Awaitable[None]]  # takes the sequence of what a client has had written
 
 MAX_EMBEDDED = (
     1 << 20
@@ -66,9 +67,21 @@ class RunOptions:
     slack: float = 5.0  # how long after its deadline the worker's own word about it is awaited
 
 
+class Into(NamedTuple):
+    """A conversation that a request goes on with; `keep`: what is said is added to it."""
+
+    conversation: str
+    branch: str | None = None
+    keep: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a request asks for; `body` is the client's JSON as it came."""
+    """What a request asks for; `body` is the client's JSON as it came.
+
+    `resolved` is what the job carries where that differs: the same with what it only refers to.
+    `into` is a conversation, which becomes a `turn` when its history has been read.
+    """
 
     kind: Kind
     model: str
@@ -76,6 +89,11 @@ class Order:
     stream: bool = False
     include_usage: bool = False
     needs: Needs = field(default_factory=dict)  # what a deployment must be able to do
+    resolved: bytes | None = None
+    into: Into | None = None
+    turn: Turn | None = None
+    store: bool = False
+    headers: tuple[tuple[bytes, bytes], ...] = ()  # of the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +117,9 @@ class Run:
     grace: float
     key_name: str | None = None
     handed_off: bool = False  # this edge stops: the client shall go on reading elsewhere
+    stored: bool = False  # it goes on when its clients leave
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    note: Note | None = None  # called before the end of a stored run is told
 
     @property
     def run_id(self) -> str:
@@ -166,6 +187,11 @@ class Runs:
             raise
         return run
 
+    def require(self, model: str, kind: Kind, needs: Needs) -> None:
+        """Refuse at once what could not be accepted. Raises what `accept` raises before it acts."""
+        self._require_service()
+        self._admission.targets(model, kind, needs)
+
     async def resume(self, run_id: str, principal: str, *, skip: int = 0) -> Run:
         """Read a run of the principal from frame `skip` on. Raises NotFound."""
         self._require_owner(run_id, principal)
@@ -176,8 +202,11 @@ class Runs:
             raise NotFound("there is no such run, or its frames are no longer kept")
         return run
 
-    async def cancel(self, run_id: str, principal: str) -> str:
-        """Stop a run of the principal; return how it ended, or `cancelling` after 2 s."""
+    async def cancel(self, run_id: str, principal: str, note: Note | None = None) -> str:
+        """Stop a run of the principal; return how it ended, or `cancelling` after 2 s.
+
+        What was generated is stored before, if the run is: `note` learns where.
+        """
         self._require_owner(run_id, principal)
         reader = await self._inbox.attach(run_id, skip=sys.maxsize)
         try:
@@ -189,6 +218,8 @@ class Runs:
             until = asyncio.get_running_loop().time() + _CANCEL_WAIT
             while await reader.next(until):
                 pass  # an unstreamed result's parts
+            if note is not None and frames.is_stored(reader.fold.last):
+                await note(await reader.until_ended(until))
             return _status_of(reader)
         finally:
             await self._inbox.release(reader)
@@ -198,6 +229,8 @@ class Runs:
         await self._close(run)
         run_id = run.run_id
         if run.reader.fold.committed or run.handed_off or self._inbox.is_read(run_id):
+            return
+        if run.stored:
             return
         if run_id not in self._graces:
             self._graces[run_id] = self._spawn(self._abandon(run))
@@ -256,6 +289,7 @@ class Runs:
         It was cancelled, or it never began and is too late to begin.
         """
         run = await self._join(entry.run_id, entry.deadline, stream=order.stream, name=name)
+        run.stored = order.store or order.turn is not None
         reader, cancelled = run.reader, _status_of(run.reader) == "cancelled"
         begun = reader.fold.seq or time.time() < entry.deadline
         if begun and reader.failure is None and not cancelled:
@@ -300,7 +334,9 @@ class Runs:
     ) -> Run:
         # Listen before publishing: a fast worker would answer nobody.
         reader = self._inbox.open(entry.run_id)
-        return self._opened(Run(reader, entry.deadline, order.stream, grace, name))
+        run = Run(reader, entry.deadline, order.stream, grace, name)
+        run.stored = order.store or order.turn is not None
+        return self._opened(run)
 
     async def _join(
         self,
@@ -333,35 +369,43 @@ class Runs:
     async def _publish(
         self, entry: idempotency.Entry, order: Order, caller: Caller, targets: list[Target]
     ) -> None:
-        """Store the job and the fact that it was accepted, both at once."""
-        run_id = entry.run_id
-        reference = None
-        if len(order.body) > MAX_EMBEDDED:
-            reference = f"{REQUESTS}/{run_id}"
-            await self._objects.put(reference, order.body)
-        job = encode(
-            RunInference(
-                run_id=run_id,
-                kind=order.kind,
-                edge=entry.edge,
-                principal=caller.principal,
-                model=order.model,
-                targets=targets,
-                created=entry.created,
-                deadline=entry.deadline,
-                request_id=caller.request_id,
-                stream=order.stream,
-                include_usage=order.include_usage,
-                request=msgspec.Raw(order.body) if reference is None else None,
-                request_ref=reference,
-                api_key=caller.api_key,
-                traceparent=caller.traceparent,
-            )
-        )
-        subject = subjects.inference_job(targets[0].pool, subjects.INTERACTIVE)
-        await self._store_both(run_id, subject, job)
+        """Store the job and the fact that it was accepted, both at once.
 
-    async def _store_both(self, run_id: str, subject: str, job: bytes) -> None:
+        The job carries the resolved request, the fact the client's own.
+        """
+        run_id = entry.run_id
+        job = RunInference(
+            run_id=run_id,
+            kind=order.kind,
+            edge=entry.edge,
+            principal=caller.principal,
+            model=order.model,
+            targets=targets,
+            created=entry.created,
+            deadline=entry.deadline,
+            request_id=caller.request_id,
+            stream=order.stream,
+            include_usage=order.include_usage,
+            api_key=caller.api_key,
+            traceparent=caller.traceparent,
+            turn=order.turn,
+            store=order.store,
+        )
+        told = work = encode(await self._carrying(job, order.body, run_id))
+        if order.resolved is not None:
+            work = encode(await self._carrying(job, order.resolved, f"{run_id}.resolved"))
+        subject = subjects.inference_job(targets[0].pool, subjects.INTERACTIVE)
+        await self._store_both(run_id, subject, work, told)
+
+    async def _carrying(self, job: RunInference, body: bytes, name: str) -> RunInference:
+        """The job with a request in it, or with where a large one lies in the object store."""
+        if len(body) <= MAX_EMBEDDED:
+            return msgspec.structs.replace(job, request=msgspec.Raw(body))
+        reference = f"{REQUESTS}/{name}"
+        await self._objects.put(reference, body)
+        return msgspec.structs.replace(job, request_ref=reference)
+
+    async def _store_both(self, run_id: str, subject: str, job: bytes, told_job: bytes) -> None:
         both: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         answers: dict[str, Ack | BusError] = {}
 
@@ -383,7 +427,7 @@ class Runs:
         )
         send(
             subjects.run_event("accepted", run_id),
-            encode_run_accepted(job, time.time()),
+            encode_run_accepted(told_job, time.time()),
             told("event"),
             msg_id=f"EVENTS:run.accepted:{run_id}:0",
             timeout=timeout,

@@ -33,8 +33,9 @@ class Turn(msgspec.Struct, frozen=True, omit_defaults=True):
 class RunInference(msgspec.Struct, frozen=True, omit_defaults=True):
     """Generate: the job on `jobs.inference.<pool>.<class>`.
 
-    `request` is the client's own JSON, unchanged; over 1 MiB it lies in the object store under
-    `request_ref` instead. `targets` are in the order to try. Times are in unix seconds.
+    `request` is the client's own JSON, with what it refers to (a prompt) in its place if it does;
+    over 1 MiB it lies in the object store under `request_ref` instead. `targets` are in the order
+    to try. Times are in unix seconds.
     """
 
     run_id: str
@@ -57,6 +58,11 @@ class RunInference(msgspec.Struct, frozen=True, omit_defaults=True):
     turn: Turn | None = None
     store: bool = False  # as a stored completion
     v: int = 1
+
+    @property
+    def stored(self) -> bool:
+        """Whether what it generates is kept. Then it goes on when its readers leave."""
+        return self.store or self.turn is not None
 
 
 class Command(msgspec.Struct, frozen=True, omit_defaults=True):

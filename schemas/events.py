@@ -7,14 +7,17 @@ from typing import Literal
 
 import msgspec
 
-from schemas.commands import RunInference, encode
+from schemas.commands import RunInference, Turn, encode
 from schemas.raw import OptionalRaw
 
 Status = Literal["completed", "failed", "cancelled"]
 
 
 class RunAccepted(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An edge took a request; `command` is the very job it published, so a run can be replayed."""
+    """An edge took a request; `command` is the job it published, so a run can be replayed.
+
+    Its `request` is the client's own, also where the job carries one that was resolved.
+    """
 
     command: RunInference
     at: float
@@ -58,7 +61,8 @@ class RunFinished(msgspec.Struct, frozen=True, omit_defaults=True):
     """A run's end: a pure function of its frames up to the commit.
 
     `result` is the JSON body that an unstreamed request gets (a stream's chunks are put together);
-    over 256 KiB it is left out and stays in TOKENS. `error` is the envelope that was sent.
+    over 256 KiB it is left out and stays in TOKENS, but for a run that is stored, up to 3 MiB.
+    `error` is the envelope that was sent. `turn` and `store` are the command's.
     """
 
     run_id: str
@@ -72,6 +76,8 @@ class RunFinished(msgspec.Struct, frozen=True, omit_defaults=True):
     usage: OptionalRaw = None
     error: OptionalRaw = None
     result: OptionalRaw = None
+    turn: Turn | None = None
+    store: bool = False
     v: int = 1
 
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from edge.openapi import conversations, generations, runs, server, users
+from edge.openapi import conversations, generations, runs, server, turns, users
 from edge.openapi.operation import ERRORS, GENERATION, NOTHING, Error, Operation
 
 VERSION: Final = "0.1.0"
@@ -17,6 +17,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *conversations.OPERATIONS,
     *users.OPERATIONS,
     *runs.OPERATIONS,
+    *turns.OPERATIONS,
     *server.OPERATIONS,
 )
 

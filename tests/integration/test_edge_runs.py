@@ -14,6 +14,7 @@ import pytest
 import uvicorn
 from starlette.routing import Router
 
+from bus.buckets import Bucket
 from bus.connection import Bus, open_bus
 from bus.objects import DirectoryStore
 from edge.admission import Admission
@@ -23,9 +24,11 @@ from edge.inbox import open_inbox
 from edge.metrics import Metrics
 from edge.protocol import Protocol
 from edge.routes import chat, completions, embeddings
-from edge.runs import RunOptions, Runs, open_runs
+from edge.runs import Caller, Order, RunOptions, Runs, open_runs
+from edge.stored import Positions, Stored
 from schemas import frames, ids, subjects
 from schemas.catalogue import Catalogue, Deployment, Model
+from schemas.commands import RunInference
 from schemas.errors import JanError
 from schemas.events import RunRefused, decode_run_accepted, decode_run_refused
 from schemas.queries import RunResult, encode_answer
@@ -97,7 +100,9 @@ async def running_edge(
             replace(RunOptions(edge=name, secret=SECRET), **options),
         )
         await stack.enter_async_context(open_runs(runs))
-        app = _app({"runs": runs, "metrics": Metrics({MODEL})})
+        positions = Positions(Bucket(bus, subjects.KV_POSITIONS), lambda: False)
+        stored = Stored(bus, positions, patience=1.0)
+        app = _app({"runs": runs, "stored": stored, "metrics": Metrics({MODEL})})
         listening = socket.create_server(("127.0.0.1", 0))
         config = uvicorn.Config(app, http=Protocol, lifespan="off", log_level="warning")
         server = uvicorn.Server(config)
@@ -211,6 +216,32 @@ async def test_the_log_knows_the_job(edge: Edge, worker: Bus, nats: NatsServer) 
     await job.fence()
     await job.finish(b"{}")
     await asking
+
+
+@pytest.mark.parametrize("size", [1, 3 << 19])
+async def test_a_job_carries_what_a_request_was_resolved_to_and_the_log_the_clients_own(
+    edge: Edge, worker: Bus, nats: NatsServer, tmp_path: Path, size: int
+) -> None:
+    asked, resolved = msgspec.json.encode("asked"), msgspec.json.encode("r" * size)
+    order = Order("chat", MODEL, asked, resolved=resolved)
+    run = await edge.runs.accept(order, Caller("alice", "req_1"))
+    job = await take_job(worker)
+    async with open_bus(nats.url("cli"), name="cli") as cli:
+        stored = await cli.last_message(subjects.EVENTS, subjects.run_event("accepted", run.run_id))
+
+    assert stored is not None
+    told = decode_run_accepted(stored.data).command
+    assert bytes(told.request or b"") == asked
+    carried = bytes(job.command.request or b"")
+    if job.command.request_ref is not None:
+        carried = await DirectoryStore(tmp_path / "objects").get(job.command.request_ref)
+    assert carried == resolved
+    assert replace_request(job.command) == replace_request(told)
+    await edge.runs.leave(run)
+
+
+def replace_request(command: RunInference) -> RunInference:
+    return msgspec.structs.replace(command, request=None, request_ref=None)
 
 
 async def test_a_large_body_travels_by_the_object_store(

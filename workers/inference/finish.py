@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 
 from schemas import frames
-from schemas.commands import encode
+from schemas.commands import Turn, encode
 from schemas.events import Attempt, RunFinished
 
 MAX_RESULT = 256 * 1024  # bytes of a result that an event carries; a larger one stays in TOKENS
+MAX_STORED_RESULT = 3 << 20  # … of a run that is stored: with its request one message of the bus
 DONE = b"[DONE]"
 
 _DECODED_AT_ONCE = 500  # chunks: half a millisecond, in which no other thread runs
@@ -97,11 +98,14 @@ class History:
         self.chunks += [chunk for chunk in chunks if chunk != DONE]
 
 
-def to_run_finished(run_id: str, history: History) -> bytes:
-    """Encode RunFinished: a pure function of the frames up to the commit."""
+def to_run_finished(
+    run_id: str, history: History, *, turn: Turn | None = None, store: bool = False
+) -> bytes:
+    """Encode RunFinished: a pure function of the command and the frames up to the commit."""
     commit = history.commit
     assert commit is not None, "the run has no commit"
     result = b"".join(history.body) or put_together(history.chunks, commit.usage)
+    most = MAX_STORED_RESULT if store or turn is not None else MAX_RESULT
     return encode(
         RunFinished(
             run_id=run_id,
@@ -117,7 +121,9 @@ def to_run_finished(run_id: str, history: History) -> bytes:
             finish_reason=commit.finish_reason,
             usage=commit.usage,
             error=msgspec.Raw(history.error) if history.error else None,
-            result=msgspec.Raw(result) if result and len(result) <= MAX_RESULT else None,
+            result=msgspec.Raw(result) if result and len(result) <= most else None,
+            turn=turn,
+            store=store,
         )
     )
 

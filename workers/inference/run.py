@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 import msgspec
 import structlog
@@ -206,6 +207,7 @@ class Run:
             attempt=self._attempt,
             finish_reason=outcome.finish_reason,
             usage=msgspec.Raw(outcome.usage) if outcome.usage else None,
+            stored=self.job.stored,
         )
         await writer.commit(
             commit,
@@ -366,7 +368,7 @@ class Run:
         if not history.ended:
             told = await self._place.bus.store(
                 subjects.run_event("finished", run_id),
-                await _to_event(run_id, history),
+                await _to_event(self.job, history),
                 msg_id=f"EVENTS:run.finished:{run_id}:0",
                 timeout=_FINISH_TIMEOUT,
             )
@@ -404,11 +406,10 @@ class Run:
         delivery.term()
 
 
-async def _to_event(run_id: str, history: History) -> bytes:
+async def _to_event(job: RunInference, history: History) -> bytes:
     """Encode RunFinished; a long stream is put together off the loop."""
-    if len(history.chunks) > _LONG:
-        return await asyncio.to_thread(to_run_finished, run_id, history)
-    return to_run_finished(run_id, history)
+    told = partial(to_run_finished, job.run_id, history, turn=job.turn, store=job.store)
+    return await asyncio.to_thread(told) if len(history.chunks) > _LONG else told()
 
 
 def _to_body(request: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:

@@ -16,6 +16,9 @@ from schemas.events import RunFinished, decode_run_finished
 from schemas.queries import (
     Ask,
     AskBranch,
+    AskCompletion,
+    AskCompletions,
+    AskContext,
     AskConversation,
     AskConversations,
     AskEntity,
@@ -27,12 +30,23 @@ from schemas.queries import (
     AskRunEvents,
     AskRuns,
     AskShares,
+    AskUsage,
     encode_answer,
     encode_failure,
 )
 from workers.persistence import positions
 from workers.persistence.database import Database, describe, is_poison
-from workers.persistence.queries import branches, conversations, entities, exports, runs, shares
+from workers.persistence.queries import (
+    branches,
+    completions,
+    conversations,
+    entities,
+    exports,
+    runs,
+    shares,
+    turns,
+    usage,
+)
 
 logger = structlog.get_logger()
 
@@ -83,6 +97,12 @@ def create_questions(bus: Bus) -> dict[str, Question]:
         "conversations.export": Question(AskExport, exports.read_export),
         "shares.list": Question(AskShares, shares.list_shares),
         "shares.public": Question(AskPublicShare, shares.get_public),
+        "conversations.context": Question(AskContext, turns.get_context),
+        "conversations.messages": Question(AskItems, turns.list_messages),
+        "completions.get": Question(AskCompletion, completions.get_completion),
+        "completions.list": Question(AskCompletions, completions.list_completions),
+        "completions.messages": Question(AskCompletion, completions.list_messages),
+        "usage.sum": Question(AskUsage, usage.sum_usage),
     }
 
 

@@ -19,6 +19,7 @@ from workers.persistence.erasure import Eraser
 from workers.persistence.intake import CommandIntake, LogIntake, Metrics
 from workers.persistence.projector import Projector
 from workers.persistence.settings import PersistenceSettings
+from workers.persistence.turns import Turns
 from workers.runtime import OnLoading, OnReady, beside, create_broker, serve
 
 KIND = "persistence"
@@ -65,12 +66,14 @@ async def open_worker(
     async def log_floor() -> int:
         return await bus.ack_floor(subjects.EVENTS, LOG_CONSUMER)
 
-    projector = Projector(database, log_floor)
+    objects = settings.open_objects()
+    commander = Commander(database, bus, ACTIONS)
+    projector = Projector(database, log_floor, Turns(bus, objects, commander))
     metrics = Metrics(registry, database.health)
     subscribe_to_queries(broker, Answers(database, bus))
     watching = asyncio.create_task(projector.watch())
-    eraser = Eraser(database, bus, settings.open_objects())
-    commands = CommandIntake(Commander(database, bus, ACTIONS), bus, metrics)
+    eraser = Eraser(database, bus, objects)
+    commands = CommandIntake(commander, bus, metrics)
     async with (
         beside(eraser.run()),
         pulling_log(bus, settings, LogIntake(projector, bus, metrics)),

@@ -5,9 +5,10 @@ stored, the answer sent, the command acked; whatever is missing after a crash is
 the command is delivered again.
 """
 
+import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
@@ -92,11 +93,20 @@ class Commander:
         """Store a command's event and note that the log has it; return its sequence."""
         if told is None:
             return 0
+        seq = await self._store(told)
+        await self._note([(command_id, seq)])
+        return seq
+
+    async def tell_all(self, told: Sequence[tuple[str, bytes]]) -> None:
+        """Store the events of several commands, each by its id, and note them. Raises BusError."""
+        seqs = await asyncio.gather(*[self._store(event) for _, event in told])
+        await self._note([(told[at][0], seq) for at, seq in enumerate(seqs)])
+
+    async def _store(self, told: bytes) -> int:
         event = msgspec.json.decode(told, type=ToldEvent)
         ack = await self._bus.store(
             event.subject, bytes(event.event), msg_id=event.msg_id, timeout=_EVENT_SECONDS
         )
-        await self._note(command_id, ack.seq)
         return ack.seq
 
     async def _done(self, name: str, command: Command) -> Done:
@@ -144,11 +154,12 @@ class Commander:
         if command.reply_to:
             self._bus.publish(command.reply_to, word)
 
-    async def _note(self, command_id: str, seq: int) -> None:
-        """Note that the log has a command's event. Not noted, it is only told once more."""
+    async def _note(self, told: Sequence[tuple[str, int]]) -> None:
+        """Note that the log has commands' events. Not noted, they are only told once more."""
+        rows = [{"command": command_id, "at_seq": seq} for command_id, seq in sorted(told)]
         try:
             async with self._database.connect(_TRANSACTION_SECONDS) as connection:
-                await connection.execute(_NOTE, {"command": command_id, "at_seq": seq})
+                await connection.execute(_NOTE, rows)
                 await connection.commit()
         except (SQLAlchemyError, OSError) as error:
             self._database.health.down(error)
@@ -178,8 +189,7 @@ async def claim(connection: AsyncConnection, name: str, command: Command) -> Don
         "digest": digest,
         "at": datetime.fromtimestamp(command.at, UTC),
     }
-    claimed = (await connection.execute(_CLAIM, row)).rowcount
-    if claimed:
+    if await connection.scalar(_CLAIM, row) is not None:
         return None
     found = (await connection.execute(_FIND, {"command": command.id})).one()
     if found.digest != digest:
@@ -187,7 +197,9 @@ async def claim(connection: AsyncConnection, name: str, command: Command) -> Don
     return Done(*found)
 
 
-async def conclude(connection: AsyncConnection, command: Command, effect: Effect) -> Done:
+async def conclude(
+    connection: AsyncConnection, command: Command, effect: Effect, *, run_id: str | None = None
+) -> Done:
     """Write a command's effect, and its event to be told, in the caller's transaction."""
     await apply(connection, effect.rows)
     event = StateChanged(
@@ -196,6 +208,7 @@ async def conclude(connection: AsyncConnection, command: Command, effect: Effect
         entity=effect.entity,
         at=command.at,
         rows=encode_rows(effect.rows),
+        run_id=run_id,
         request_id=command.request_id or None,
     )
     told = ToldEvent(
@@ -209,7 +222,8 @@ async def conclude(connection: AsyncConnection, command: Command, effect: Effect
     return done
 
 
-_CLAIM = insert(processed).on_conflict_do_nothing()
+# Not by its rowcount: that is not known of an INSERT.
+_CLAIM = insert(processed).on_conflict_do_nothing().returning(processed.c.id)
 _FIND = select(processed.c.digest, processed.c.event, processed.c.seq, processed.c.answer).where(
     processed.c.id == bindparam("command")
 )

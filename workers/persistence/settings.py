@@ -18,11 +18,12 @@ class PersistenceSettings(WorkerSettings):
         "machine; `jan` fills in the one that it started.",
     )
     database_pool: int = Field(
-        default=8,
+        default=16,
         ge=2,
         le=100,
-        description="Connections of one worker at most. The projection needs one and a query one "
-        "for some milliseconds; PostgreSQL's own default limit of 100 leaves room for ten workers.",
+        description="Connections of one worker at most: one for each of the 8 questions and 4 "
+        "commands at once, and some for the projection, for which questions may be waiting. "
+        "PostgreSQL's own default limit of 100 leaves room for six workers.",
     )
     projection_batch: int = Field(
         default=256,
@@ -31,3 +32,10 @@ class PersistenceSettings(WorkerSettings):
         description="Events that are written in one transaction at most. Larger ones gain little, "
         "and each may hold a request of 1 MiB in memory.",
     )
+    s3_url: str = Field(
+        default="",
+        description="Object store of large requests; empty: the folder `objects` under data.",
+    )
+    s3_bucket: str = Field(default="jan", description="Bucket of the object store.")
+    s3_access_key: str = Field(default="", description="Who uses the object store.")
+    s3_secret_key: SecretStr = Field(default=SecretStr(""), description="Its secret.")

@@ -12,7 +12,7 @@ an edge that never heard of a beginning can say that nothing was stored, and not
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
@@ -101,6 +101,13 @@ class Commander:
         """Store a command's event; return its sequence."""
         if told is None:
             return 0
+        return await self._store(told)
+
+    async def tell_all(self, told: Sequence[tuple[str, bytes]]) -> None:
+        """Store the events of several commands, each by its id. Raises BusError."""
+        await asyncio.gather(*[self._store(event) for _, event in told])
+
+    async def _store(self, told: bytes) -> int:
         event = msgspec.json.decode(told, type=ToldEvent)
         ack = await self._bus.store(
             event.subject, bytes(event.event), msg_id=event.msg_id, timeout=_EVENT_SECONDS
@@ -191,7 +198,9 @@ async def claim(connection: AsyncConnection, name: str, command: Command) -> Don
     return Done(*found)
 
 
-async def conclude(connection: AsyncConnection, command: Command, effect: Effect) -> Done:
+async def conclude(
+    connection: AsyncConnection, command: Command, effect: Effect, *, run_id: str | None = None
+) -> Done:
     """Write a command's effect, and its event to be told, in the caller's transaction."""
     await apply(connection, effect.rows, locked=True)
     event = StateChanged(
@@ -200,6 +209,7 @@ async def conclude(connection: AsyncConnection, command: Command, effect: Effect
         entity=effect.entity,
         at=command.at,
         rows=encode_rows(effect.rows),
+        run_id=run_id,
         request_id=command.request_id or None,
     )
     told = ToldEvent(

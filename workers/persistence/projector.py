@@ -16,6 +16,7 @@ from workers.persistence.commander import note_told
 from workers.persistence.database import Database, is_poison, is_transient
 from workers.persistence.facts import Fact
 from workers.persistence.projections import entities, runs
+from workers.persistence.turns import Ends, Told, Turns, find_ends
 
 logger = structlog.get_logger()
 
@@ -77,30 +78,34 @@ async def write(connection: AsyncConnection, batch: Batch) -> None:
 class Projector:
     """Writes facts, one transaction for each batch; waits for as long as the database is away.
 
-    `log_floor` tells up to where nothing of the log is left to be handed out; `on_progress` is
-    called when a batch is in the database.
+    `log_floor` tells up to where nothing of the log is left to be handed out; `turns` stores what
+    runs have generated (without it, facts are written and nothing is decided on them);
+    `on_progress` is called when a batch is in the database.
     """
 
     def __init__(
         self,
         database: Database,
         log_floor: LogFloor,
+        turns: Turns | None = None,
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
         self._on_progress = on_progress
         self._database = database
         self._log_floor = log_floor
+        self._turns = turns
         self._stopping = asyncio.Event()
 
     async def project(self, facts: Sequence[Fact], still_at_work: StillAtWork) -> list[Unusable]:
         """Store a batch; return the facts that can't ever be stored, with the reason for each.
 
         `still_at_work` is called whenever the database makes us wait. Raises Unavailable once
-        `stop` was called and it still does not answer.
+        `stop` was called and it still does not answer, and BusError if what runs were asked for
+        can't be read, or what was stored of them can't be told: all of it is then done again.
         """
         batch, unusable = to_batch(facts)
         try:
-            await self._write(batch, still_at_work)
+            await self._write(batch, still_at_work, facts)
         except DBAPIError as error:
             unreadable = {fact.seq for fact, _ in unusable}
             readable = [fact for fact in facts if fact.seq not in unreadable]
@@ -113,12 +118,19 @@ class Projector:
                 unusable += await self.project(half, still_at_work)
         return unusable
 
-    async def _write(self, batch: Batch, still_at_work: StillAtWork) -> None:
+    async def _write(
+        self, batch: Batch, still_at_work: StillAtWork, facts: Sequence[Fact] = ()
+    ) -> None:
         """Write until it works. Raises DBAPIError if it is the values that the database refuses."""
         pause = _FIRST_PAUSE
+        ends = find_ends(facts) if self._turns is not None else Ends()
+        told: list[Told] = []
         while batch.sequences:
             try:
                 async with self._database.connect(_TRANSACTION_SECONDS) as connection:
+                    if self._turns is not None and ends.finished:
+                        others = [row["id"] for row in batch.state.get("conversations", ())]
+                        told = await self._turns.store(connection, ends, others)
                     await write(connection, batch)
                     await connection.commit()
             except (SQLAlchemyError, OSError) as error:
@@ -128,6 +140,8 @@ class Projector:
                     self._database.health.down(error)
             else:
                 self._database.health.up()
+                if self._turns is not None:
+                    await self._turns.tell(told)
                 self._on_progress()
                 return
             await still_at_work()

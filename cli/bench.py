@@ -10,6 +10,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 
 import msgspec
@@ -23,6 +24,7 @@ HELP = "measure the whole server against a fast upstream"
 SECONDS = 8.0
 QUICK_SECONDS = 2.0
 WARM_UP_SECONDS = 1.0
+CONVERSATIONS = 512
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--only",
         action="append",
         metavar="LOAD[:N]",
-        help="run only these: plain, stream or paced, with N in flight",
+        help="run only these: plain, stream, paced, stored or stored-plain, with N in flight",
     )
     add("--inference", default="1", metavar="N", help="how many inference workers")
 
@@ -86,11 +88,28 @@ async def measure(
     _say(f"{scenario.name}, {scenario.in_flight} in flight")
     await run(scenario.plan(upstream, key, WARM_UP_SECONDS))
     straight = to_measures(await run(scenario.plan(upstream, key, min(seconds, 4.0))))
-    await run(scenario.plan(server.url, key, WARM_UP_SECONDS))
+    made: list[str] = []
+    if scenario.stored:
+        made = await asyncio.to_thread(create_conversations, server.url, key, CONVERSATIONS)
+    await run(scenario.plan(server.url, key, WARM_UP_SECONDS, made))
     before = cpu.read(server.processes(), server.pid)
-    through = to_measures(await run(scenario.plan(server.url, key, seconds)))
+    through = to_measures(await run(scenario.plan(server.url, key, seconds, made)))
     used = cpu.between(before, cpu.read(server.processes(), server.pid))
     return to_row(scenario, through, straight, used)
+
+
+def create_conversations(url: str, key: str, count: int) -> list[str]:
+    """Make conversations to chat in: many, so that none gets long while the load runs."""
+    made = []
+    for _ in range(count):
+        request = urllib.request.Request(  # noqa: S310 - our own server
+            f"{url}/conversations",
+            b"{}",
+            {"authorization": f"Bearer {key}", "content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+            made.append(str(msgspec.json.decode(answer.read())["id"]))
+    return made
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ Pure ASGI, so that a token passes through nothing but the server's own `send`.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import parse_qs
 
 import msgspec
@@ -13,13 +14,16 @@ from starlette.types import Message, Receive, Scope, Send
 
 from edge.metrics import Metrics
 from edge.prompts import REFERENCE, in_own_words, with_prompt
-from edge.runs import Caller, Order, Runs
+from edge.runs import Caller, Note, Order, Runs
 from edge.sse import Answering
 from edge.state import state_of
+from edge.turns import in_conversation
 from schemas import frames, ids
 from schemas.api.fields import Token
 from schemas.commands import Kind
 from schemas.errors import InvalidRequest, NotFound
+
+Connection = tuple[Scope, Receive, Send]
 
 
 class _Usage(msgspec.Struct):
@@ -46,23 +50,17 @@ class Start:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         started = time.perf_counter()
-        body = await _read_body(receive)
+        body = await read_body(receive)
         if body is None:
             return
         state = state_of(scope)
-        caller = to_caller(scope)
         resolved, stream = None, query(scope, "stream") == "true"
         if self.prompted and REFERENCE in body:
-            resolved = await with_prompt(body, state["stored"], caller.principal)
+            resolved = await with_prompt(body, state["stored"], state["principal"].id)
         order = self.to_order(resolved or body, stream)
         if resolved is not None:
             order = in_own_words(order, body, resolved)
-        run = await state["runs"].accept(order, caller)
-        options, request_id = state["runs"].options, caller.request_id
-        await answer(
-            state["runs"], self.answering(run, options, receive, send, request_id, started)
-        )
-        _count_tokens(state["metrics"], order.model, run.reader.fold)
+        await carry_out(order, (scope, receive, send), started, self.answering)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +76,7 @@ class Resume:
         runs = state_of(scope)["runs"]
         caller = to_caller(scope)
         run = await runs.resume(to_run_id(scope, self.kind), caller.principal, skip=skip)
+        run.note = to_note(scope, caller)
         await answer(runs, Answering(run, runs.options, receive, send, caller.request_id, started))
 
 
@@ -90,14 +89,37 @@ class Cancel:
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Serve one request."""
         runs = state_of(scope)["runs"]
-        run_id = to_run_id(scope, self.kind)
-        status = await runs.cancel(run_id, to_caller(scope).principal)
+        run_id, caller = to_run_id(scope, self.kind), to_caller(scope)
+        status = await runs.cancel(run_id, caller.principal, to_note(scope, caller))
         told = {
             "id": ids.public_id(run_id, self.kind),
             "object": _OBJECTS[self.kind],
             "status": status,
         }
         await send_json(send, run_id, msgspec.json.encode(told))
+
+
+async def carry_out(
+    order: Order,
+    connection: Connection,
+    started: float,
+    answering: type[Answering] = Answering,
+) -> None:
+    """Start a run and answer with what it generates; `started` on the performance counter."""
+    scope, receive, send = connection
+    state, caller = state_of(scope), to_caller(scope)
+    runs = state["runs"]
+    if order.into is not None:
+        order = await in_conversation(order, state["stored"], caller.principal)
+    run = await runs.accept(order, caller)
+    run.headers, run.note = order.headers, to_note(scope, caller)
+    await answer(runs, answering(run, runs.options, receive, send, caller.request_id, started))
+    _count_tokens(state["metrics"], order.model, run.reader.fold)
+
+
+def to_note(scope: Scope, caller: Caller) -> Note:
+    """What notes how far a caller has written."""
+    return partial(state_of(scope)["stored"].positions.advance, caller.principal)
 
 
 async def answer(runs: Runs, answering: Answering) -> None:
@@ -132,7 +154,7 @@ async def send_json(send: Send, run_id: str, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def _read_body(receive: Receive) -> bytes | None:
+async def read_body(receive: Receive) -> bytes | None:
     """The whole body; None if the client has gone meanwhile."""
     parts: list[bytes] = []
     while True:

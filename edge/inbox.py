@@ -24,6 +24,7 @@ logger = structlog.get_logger()
 MAX_HELD = 1 << 18  # bytes that wait in a reader, twice at most: to be sent, and while catching up
 _MESSAGE_COST = 64  # bytes of memory that a waiting message takes besides its text
 _SILENCE = 2.0  # seconds without a message, after which TOKENS is asked
+_END_SILENCE = 0.5  # … while only END is missing
 _TICK = 0.25  # seconds between looks for silent readers and for waits that are over
 _SILENCE_READS = 50  # a tick: 2,000 idle streams cost 1 % of a core, each read every 10 s
 _READ_AGAIN = 0.05  # seconds, when the bus's answer was older than what was heard live
@@ -144,9 +145,24 @@ class Reader:
         if self._behind and self._log.connected:
             await self._catch_up(asyncio.get_running_loop())
 
+    async def until_ended(self, until: float) -> int:
+        """Wait for a committed run's END; the sequence of its last fact, 0 if none has come.
+
+        Of runs whose answer is stored: what is asked after the answer must come after that fact.
+        """
+        loop = asyncio.get_running_loop()
+        while not self.fold.ended and not self.closed and loop.time() < until:
+            if self._behind and loop.time() >= self._retry_at and self._log.connected:
+                await self._catch_up(loop)
+            else:
+                await self._wait(loop, min(until, loop.time() + _END_SILENCE))
+                # Nothing follows an END whose live message was lost, so nothing shows the gap.
+                self._behind = self._behind or loop.time() >= self.wake_at
+        return self.fold.event_seq
+
     def on_live(self, message: Message) -> None:
         """Take a message of the run as the server republished it."""
-        if self.fold.committed or self.closed:
+        if self.fold.ended or self.closed:
             return
         headers = message.headers
         seq = _number(headers, _SEQUENCE)

@@ -6,10 +6,10 @@ The edge keeps nothing: a run is a job on the bus, and what is told here is who 
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar, get_args
+from typing import NamedTuple, TypeVar, get_args
 
 import msgspec
 import structlog
@@ -23,7 +23,7 @@ from edge.admission import Admission
 from edge.inbox import Inbox, Reader
 from schemas import frames, ids, subjects
 from schemas.api.needs import Needs
-from schemas.commands import REQUESTS, CancelRun, Kind, RunInference, Target, encode
+from schemas.commands import REQUESTS, CancelRun, Kind, RunInference, Target, Turn, encode
 from schemas.errors import (
     BusError,
     BusTimeout,
@@ -38,6 +38,7 @@ from schemas.queries import AskRun, RunResult, decode_answer
 
 logger = structlog.get_logger()
 _T = TypeVar("_T")
+Note = Callable[[int], Awaitable[None]]  # takes the sequence of what a client has had written
 
 MAX_EMBEDDED = (
     1 << 20
@@ -66,11 +67,20 @@ class RunOptions:
     slack: float = 5.0  # how long after its deadline the worker's own word about it is awaited
 
 
+class Into(NamedTuple):
+    """A conversation that a request goes on with; `keep`: what is said is added to it."""
+
+    conversation: str
+    branch: str | None = None
+    keep: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """What a request asks for; `body` is the client's JSON as it came.
 
     `resolved` is what the job carries where that differs: the same with what it only refers to.
+    `into` is a conversation, which becomes a `turn` when its history has been read.
     """
 
     kind: Kind
@@ -80,6 +90,10 @@ class Order:
     include_usage: bool = False
     needs: Needs = field(default_factory=dict)  # what a deployment must be able to do
     resolved: bytes | None = None
+    into: Into | None = None
+    turn: Turn | None = None
+    store: bool = False
+    headers: tuple[tuple[bytes, bytes], ...] = ()  # of the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +117,9 @@ class Run:
     grace: float
     key_name: str | None = None
     handed_off: bool = False  # this edge stops: the client shall go on reading elsewhere
+    stored: bool = False  # it goes on when its clients leave
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    note: Note | None = None  # called before the end of a stored run is told
 
     @property
     def run_id(self) -> str:
@@ -170,6 +187,11 @@ class Runs:
             raise
         return run
 
+    def require(self, model: str, kind: Kind, needs: Needs) -> None:
+        """Refuse at once what could not be accepted. Raises what `accept` raises before it acts."""
+        self._require_service()
+        self._admission.targets(model, kind, needs)
+
     async def resume(self, run_id: str, principal: str, *, skip: int = 0) -> Run:
         """Read a run of the principal from frame `skip` on. Raises NotFound."""
         self._require_owner(run_id, principal)
@@ -180,8 +202,11 @@ class Runs:
             raise NotFound("there is no such run, or its frames are no longer kept")
         return run
 
-    async def cancel(self, run_id: str, principal: str) -> str:
-        """Stop a run of the principal; return how it ended, or `cancelling` after 2 s."""
+    async def cancel(self, run_id: str, principal: str, note: Note | None = None) -> str:
+        """Stop a run of the principal; return how it ended, or `cancelling` after 2 s.
+
+        What was generated is stored before, if the run is: `note` learns where.
+        """
         self._require_owner(run_id, principal)
         reader = await self._inbox.attach(run_id, skip=sys.maxsize)
         try:
@@ -193,6 +218,8 @@ class Runs:
             until = asyncio.get_running_loop().time() + _CANCEL_WAIT
             while await reader.next(until):
                 pass  # an unstreamed result's parts
+            if note is not None and frames.is_stored(reader.fold.last):
+                await note(await reader.until_ended(until))
             return _status_of(reader)
         finally:
             await self._inbox.release(reader)
@@ -202,6 +229,8 @@ class Runs:
         await self._close(run)
         run_id = run.run_id
         if run.reader.fold.committed or run.handed_off or self._inbox.is_read(run_id):
+            return
+        if run.stored:
             return
         if run_id not in self._graces:
             self._graces[run_id] = self._spawn(self._abandon(run))
@@ -260,6 +289,7 @@ class Runs:
         It was cancelled, or it never began and is too late to begin.
         """
         run = await self._join(entry.run_id, entry.deadline, stream=order.stream, name=name)
+        run.stored = order.store or order.turn is not None
         reader, cancelled = run.reader, _status_of(run.reader) == "cancelled"
         begun = reader.fold.seq or time.time() < entry.deadline
         if begun and reader.failure is None and not cancelled:
@@ -304,7 +334,9 @@ class Runs:
     ) -> Run:
         # Listen before publishing: a fast worker would answer nobody.
         reader = self._inbox.open(entry.run_id)
-        return self._opened(Run(reader, entry.deadline, order.stream, grace, name))
+        run = Run(reader, entry.deadline, order.stream, grace, name)
+        run.stored = order.store or order.turn is not None
+        return self._opened(run)
 
     async def _join(
         self,
@@ -356,6 +388,8 @@ class Runs:
             include_usage=order.include_usage,
             api_key=caller.api_key,
             traceparent=caller.traceparent,
+            turn=order.turn,
+            store=order.store,
         )
         told = work = encode(await self._carrying(job, order.body, run_id))
         if order.resolved is not None:

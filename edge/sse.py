@@ -16,6 +16,7 @@ from edge.runs import Run, RunOptions
 from schemas import frames
 from schemas.errors import DeadlineExceeded, InvalidRequest, JanError, Unavailable
 
+_END_WAIT: Final = 2.0  # seconds; without a word the log answers nobody else either
 HEARTBEAT = b": \n\n"
 GO_ELSEWHERE = b"retry: 200\n: this server is stopping; the run goes on\n\n"
 _JSON: Final = (b"content-type", b"application/json")
@@ -122,6 +123,7 @@ class Answering:
             last = reader.fold.last
             if last is not None and last.flags & frames.RESULT:
                 raise InvalidRequest("the run isn't streamed: ask for it again when it has ended")
+        await self._settle()
         await self._write(data, more=False)
 
     async def _whole(self, reader: Source, parts: list[bytes]) -> None:
@@ -137,7 +139,17 @@ class Answering:
         if reader.error is not None:
             await self._fail(reader.error)
         else:
+            await self._settle()
             await self._send_json(b"".join(parts))
+
+    async def _settle(self) -> None:
+        """Of a run that is stored: let its client ask for what was stored once the answer is over.
+
+        Only its last bytes wait, and only for the log to have the run's end.
+        """
+        run = self.run
+        if run.note is not None and frames.is_stored(run.reader.fold.last):
+            await run.note(await run.reader.until_ended(_now() + _END_WAIT))
 
     def _require_client(self) -> None:
         """A closed reader: either the client is gone, or this edge has to."""
@@ -146,6 +158,7 @@ class Answering:
 
     async def _fail(self, frame: frames.Frame) -> None:
         """Answer with the run's own error, as its status."""
+        await self._settle()
         told = _decode_envelope(frames.chunk_of(frames.split_events(frame.data)[-1])).error
         await self._refuse(
             JanError(
@@ -175,6 +188,7 @@ class Answering:
     def _own_headers(self) -> Headers:
         spent = (time.perf_counter() - self.started) * 1000
         return [
+            *self.run.headers,
             (b"x-run-id", self.run.run_id.encode()),
             (b"openai-processing-ms", b"%d" % spent),
         ]

@@ -60,6 +60,11 @@ class RunInference(msgspec.Struct, frozen=True, omit_defaults=True):
     replay_of: str | None = None  # the run that this one repeats: nothing is stored of it
     v: int = 1
 
+    @property
+    def stored(self) -> bool:
+        """Whether what it generates is kept. Then it goes on when its readers leave."""
+        return self.store or self.turn is not None
+
 
 class Command(msgspec.Struct, frozen=True, omit_defaults=True):
     """A durable write on `commands.<noun>.<verb>`; `body` says what (schemas/writes.py).

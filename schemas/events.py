@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from schemas.commands import RunInference, encode
+from schemas.commands import RunInference, Turn, encode
 from schemas.raw import OptionalRaw
 
 Status = Literal["completed", "failed", "cancelled"]
@@ -65,7 +65,8 @@ class RunFinished(msgspec.Struct, frozen=True, omit_defaults=True):
     """A run's end: a pure function of its frames up to the commit.
 
     `result` is the JSON body that an unstreamed request gets (a stream's chunks are put together);
-    over 256 KiB it is left out and stays in TOKENS. `error` is the envelope that was sent.
+    over 256 KiB it is left out and stays in TOKENS, but for a run that is stored, up to 3 MiB.
+    `error` is the envelope that was sent. `turn` and `store` are the command's.
     A replay's is told as `events.replay.finished`, without its result.
     """
 
@@ -81,6 +82,8 @@ class RunFinished(msgspec.Struct, frozen=True, omit_defaults=True):
     error: OptionalRaw = None
     result: OptionalRaw = None
     replay_of: str | None = None
+    turn: Turn | None = None
+    store: bool = False
     v: int = 1
 
 

@@ -44,7 +44,10 @@ class Fence(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Commit(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A commit's trailer: what RunFinished needs and the client's bytes do not say."""
+    """A commit's trailer: what RunFinished needs and the client's bytes do not say.
+
+    `stored`: what was generated will be kept, so readers wait for END before they tell the end.
+    """
 
     status: str
     deployment: str = ""
@@ -52,6 +55,7 @@ class Commit(msgspec.Struct, frozen=True, omit_defaults=True):
     attempt: int = 1
     finish_reason: str | None = None
     usage: OptionalRaw = None
+    stored: bool = False
 
 
 class End(msgspec.Struct, frozen=True):
@@ -73,6 +77,8 @@ class Frame(NamedTuple):
     data: bytes
     trailer: bytes
 
+
+_STORED = b'"stored":true'
 
 encode_trailer = msgspec.json.Encoder().encode
 decode_fence = msgspec.json.Decoder(Fence).decode
@@ -125,6 +131,11 @@ def split_events(data: bytes) -> list[bytes]:
 def chunk_of(event: bytes) -> bytes:
     """The JSON inside one event made by `sse`."""
     return event[event.index(b"\ndata: ") + 7 : -2]
+
+
+def is_stored(frame: Frame | None) -> bool:
+    """Tell whether a run's last data says that what was generated will be kept."""
+    return frame is not None and bool(frame.flags & COMMIT) and _STORED in frame.trailer
 
 
 @dataclass(slots=True)

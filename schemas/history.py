@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 
 from schemas import frames
-from schemas.commands import encode
+from schemas.commands import Turn, encode
 from schemas.events import Attempt, RunFinished
 
 MAX_RESULT = 256 * 1024  # bytes of a result that an event carries; a larger one stays in TOKENS
+MAX_STORED_RESULT = 3 << 20  # … of a run that is stored: with its request one message of the bus
 DONE = b"[DONE]"
 
 _DECODED_AT_ONCE = 500  # chunks: half a millisecond, in which no other thread runs
@@ -97,16 +98,27 @@ class History:
         self.chunks += [chunk for chunk in chunks if chunk != DONE]
 
 
-def to_run_finished(run_id: str, history: History, replay_of: str | None = None) -> bytes:
-    """Encode RunFinished: a pure function of the frames up to the commit.
+def to_run_finished(
+    run_id: str,
+    history: History,
+    replay_of: str | None = None,
+    *,
+    turn: Turn | None = None,
+    store: bool = False,
+) -> bytes:
+    """Encode RunFinished: a pure function of the command and the frames up to the commit.
 
     A replay's result stays in its frames: what a replay says is kept no longer than they are.
     """
     finished = finish(run_id, history)
-    too_large = finished.result is not None and len(bytes(finished.result)) > MAX_RESULT
-    if too_large or replay_of is not None:
-        finished = msgspec.structs.replace(finished, result=None)
-    return encode(msgspec.structs.replace(finished, replay_of=replay_of))
+    most = MAX_STORED_RESULT if store or turn is not None else MAX_RESULT
+    too_large = finished.result is not None and len(bytes(finished.result)) > most
+    result = None if too_large or replay_of is not None else finished.result
+    return encode(
+        msgspec.structs.replace(
+            finished, result=result, replay_of=replay_of, turn=turn, store=store
+        )
+    )
 
 
 def finish(run_id: str, history: History) -> RunFinished:

@@ -318,6 +318,52 @@ class AskRendered(Ask, frozen=True, omit_defaults=True, kw_only=True):
     variables: dict[str, str] = {}
 
 
+class AskContext(Ask, frozen=True, omit_defaults=True, kw_only=True):
+    """`query.conversations.context`: what a model needs to go on with a branch."""
+
+    conversation: str
+    branch: str | None = None
+
+
+class Context(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer of `query.conversations.context`.
+
+    `messages` is a JSON array of chat messages: the newest whole turns of the branch, all of it
+    unless `trimmed`. `head` is the position of its last item.
+    """
+
+    branch: str
+    head: int
+    messages: msgspec.Raw
+    instruction: str | None = None
+    project: str | None = None
+    images: bool = False
+    trimmed: bool = False
+
+
+class AskCompletion(Ask, frozen=True, omit_defaults=True, kw_only=True):
+    """`query.completions.get`, and with `paging` `query.completions.messages`."""
+
+    id: str
+    paging: Paging = Paging()
+
+
+class AskCompletions(Ask, frozen=True, omit_defaults=True, kw_only=True):
+    """`query.completions.list`: by model, by what their metadata has."""
+
+    paging: Paging = Paging()
+    model: str | None = None
+    metadata: dict[str, str] = {}
+
+
+class AskUsage(Ask, frozen=True, omit_defaults=True, kw_only=True):
+    """`query.usage.sum`: of runs accepted from `start` until before `end` (unix seconds)."""
+
+    start: float
+    end: float
+    group_by: list[str] = []
+
+
 class _Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     message: str
     status: int = 500

@@ -50,6 +50,26 @@ class AddItems(msgspec.Struct, frozen=True, omit_defaults=True):
     version: int | None = None
 
 
+class Regenerate(msgspec.Struct, frozen=True):
+    """`conversations.regenerate`: a fork of the active branch that ends before an answer."""
+
+    conversation: str
+    item: str
+
+
+class UpdateCompletion(msgspec.Struct, frozen=True):
+    """`completions.update`."""
+
+    id: str
+    metadata: dict[str, str]
+
+
+class DeleteCompletion(msgspec.Struct, frozen=True):
+    """`completions.delete`."""
+
+    id: str
+
+
 class DeleteItem(msgspec.Struct, frozen=True, omit_defaults=True):
     """`conversations.delete_item`."""
 

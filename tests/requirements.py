@@ -39,6 +39,9 @@ AREAS = {
     "projects": "Projects",
     "settings": "A user's settings",
     "prompts": "Prompts",
+    "turns": "Chatting in a conversation",
+    "stored": "Stored completions",
+    "usage": "Usage",
     "runs": "Runs: resume, cancel, idempotency",
     "faults": "Survival",
     "capacity": "Capacity and backpressure",
@@ -179,6 +182,42 @@ REQUIREMENTS: dict[str, Requirement] = {
     "prompts.variables": R(
         "missing and unknown variables are a 400; values are never expanded again", SERVER
     ),
+    "turns.history": Requirement(
+        "A chat with `conversation` sees what was said before in it, streamed or not", SERVER
+    ),
+    "turns.foreign": Requirement(
+        "A conversation that is missing or somebody else's is a 404 before anything runs", SERVER
+    ),
+    "turns.incomplete": Requirement(
+        "What was generated before a cancel or a failure is kept, marked incomplete", SERVER
+    ),
+    "turns.tools": Requirement(
+        "Calls of tools and their results are kept and sent again with the history", SERVER
+    ),
+    "turns.store": Requirement("`store: false` reads a conversation and adds nothing", SERVER),
+    "turns.runs": Requirement("A model is run on a conversation by its own path", SERVER),
+    "turns.messages": Requirement(
+        "A conversation's messages are listed as texts and appended one by one", SERVER
+    ),
+    "turns.regenerate": Requirement(
+        "An answer is made anew on a new branch; the old one stays on its own", SERVER
+    ),
+    "turns.title": Requirement(
+        "A conversation gets its title from what its user says, until one is given", SERVER
+    ),
+    "turns.instruction": Requirement(
+        "System messages of a request are used and not stored", SERVER
+    ),
+    "stored.completions": Requirement(
+        "Completions made with store=true are listed, filtered, read, changed and deleted", OPENAI
+    ),
+    "stored.messages": Requirement(
+        "The messages of a stored completion are listed page by page", OPENAI
+    ),
+    "usage.sum": Requirement(
+        "GET /v1/usage adds up requests and tokens by day, model, key and project", SERVER
+    ),
+    "usage.admin": Requirement("Usage of others is seen by administrators only", SERVER),
     "runs.resume": R("Last-Event-ID and starting_after continue a stream where it stood", SSE),
     "runs.resume.readers": R("several readers of one run get the same stream", SERVER),
     "runs.owner": R("a run of somebody else answers as a missing one", SERVER),

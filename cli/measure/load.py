@@ -4,6 +4,7 @@ Reads one Plan as JSON from the standard input and prints one Result.
 """
 
 import asyncio
+import itertools
 import sys
 import time
 from typing import Literal, cast
@@ -28,6 +29,7 @@ class Plan(msgspec.Struct):
     limit: int = 1_000_000
     api_key: str = ""
     spread: float = 0.0  # seconds over which the first requests are spread
+    conversations: list[str] = []  # in which the requests are made, in turn; none: in none
 
 
 class Result(msgspec.Struct):
@@ -84,7 +86,7 @@ class Client(asyncio.Protocol):
         self._seen.clear()
         self._busy = True
         self._started = time.monotonic()
-        self._transport.write(self._load.request)
+        self._transport.write(next(self._load.requests))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's signature
         """Count what was cut off."""
@@ -202,7 +204,10 @@ class Load:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.result = Result()
-        self.request = _request(plan)
+        self.requests = itertools.cycle(
+            [_request(plan, {"conversation": name}) for name in plan.conversations]
+            or [_request(plan, {})]
+        )
         self.paced = "paced" in plan.model
         self._left = plan.limit
         self._until = 0.0
@@ -246,7 +251,7 @@ class Load:
         return self.result
 
 
-def _request(plan: Plan) -> bytes:
+def _request(plan: Plan, more: dict[str, str]) -> bytes:
     target = urlsplit(plan.url)
     body = msgspec.json.encode(
         {
@@ -258,6 +263,7 @@ def _request(plan: Plan) -> bytes:
             "max_tokens": plan.tokens,
             "temperature": 0.7,
             **({"stream": True} if plan.stream else {}),
+            **more,
         }
     )
     head = (

@@ -18,22 +18,30 @@ from cli.measure.upstream import FAST, INTERVAL, PACED, TOKENS
 class Scenario:
     """One kind of load, with so many requests in flight."""
 
-    name: Literal["plain", "stream", "paced"]
+    name: Literal["plain", "stream", "paced", "stored", "stored-plain"]
     in_flight: int
 
-    def plan(self, url: str, api_key: str, seconds: float) -> Plan:
+    @property
+    def stored(self) -> bool:
+        """Whether its requests are made in conversations."""
+        return self.name.startswith("stored")
+
+    def plan(
+        self, url: str, api_key: str, seconds: float, conversations: Sequence[str] = ()
+    ) -> Plan:
         """Say how to run it for about so many seconds."""
         paced = self.name == "paced"
         return Plan(
             url=url,
             api_key=api_key,
             model=PACED if paced else FAST,
-            stream=self.name != "plain",
+            stream=self.name not in ("plain", "stored-plain"),
             tokens=TOKENS,
             in_flight=self.in_flight,
             seconds=max(seconds, TOKENS * INTERVAL) if paced else seconds,
             # Real clients do not start in step; spread, the streams' tokens do not come in bursts.
             spread=0.5 if paced else 0.0,
+            conversations=list(conversations),
         )
 
 
@@ -45,6 +53,8 @@ SCENARIOS = (
     Scenario("stream", 16),
     Scenario("stream", 64),
     Scenario("paced", 64),
+    Scenario("stored", 16),
+    Scenario("stored-plain", 16),
 )
 
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from edge.openapi import conversations, generations, projects, replays, runs, server, users
+from edge.openapi import conversations, generations, projects, replays, runs, server, turns, users
 from edge.openapi.operation import ERRORS, GENERATION, NOTHING, Error, Operation
 
 VERSION: Final = "0.1.0"
@@ -19,6 +19,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *runs.OPERATIONS,
     *projects.OPERATIONS,
     *replays.OPERATIONS,
+    *turns.OPERATIONS,
     *server.OPERATIONS,
 )
 

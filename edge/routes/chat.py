@@ -3,18 +3,29 @@
 from starlette.routing import BaseRoute, Route
 
 from edge.generation import Cancel, Resume, Start
-from edge.runs import Order
+from edge.runs import Into, Order
 from schemas.api import chat
 from schemas.api.fields import require_stream
+from schemas.api.items import MAX_ITEMS_BYTES
 from schemas.api.needs import needs_of
+from schemas.errors import InvalidRequest
 
 
 def to_order(body: bytes, stream: bool) -> Order:
     """Validate a chat request. Raises InvalidRequest naming the field."""
     request = chat.decode_request(body)
+    return order_of(request, body, stream, to_into(request))
+
+
+def order_of(request: chat.ChatRequest, body: bytes, stream: bool, into: Into | None) -> Order:
+    """What a checked request asks for. Raises InvalidRequest."""
     options = request.stream_options
     stream = stream or bool(request.stream)
     require_stream(options, stream)
+    if request.store and len(body) > MAX_ITEMS_BYTES:
+        raise InvalidRequest(
+            f"a request of more than {MAX_ITEMS_BYTES} bytes is not stored", param="store"
+        )
     return Order(
         kind="chat",
         model=request.model,
@@ -22,7 +33,17 @@ def to_order(body: bytes, stream: bool) -> Order:
         stream=stream,
         include_usage=options is not None and bool(options.include_usage),
         needs=needs_of(request),
+        into=into,
+        store=bool(request.store),
     )
+
+
+def to_into(request: chat.ChatRequest) -> Into | None:
+    """The conversation that a request names; it is kept out of it with `store: false`."""
+    named, keep = request.conversation, request.store is not False
+    if isinstance(named, chat.ConversationRef):
+        return Into(named.id, named.branch, keep)
+    return Into(named, None, keep) if named is not None else None
 
 
 ROUTES: list[BaseRoute] = [

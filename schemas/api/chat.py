@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from schemas.api.conversations import BranchName
 from schemas.api.decoding import decoder
 from schemas.api.fields import (
     Choices,
@@ -22,6 +23,8 @@ from schemas.api.fields import (
     Temperature,
     Usage,
 )
+
+ConversationId = Annotated[str, Meta(min_length=1, max_length=64)]
 
 MAX_MESSAGES = 4096  # a longer history fits no model, and would be checked for nothing
 
@@ -303,6 +306,13 @@ class PromptReference(Struct):
     variables: dict[str, str | InputText] | None = None
 
 
+class ConversationRef(Struct):
+    """A conversation, and a branch of it (the active one by default)."""
+
+    id: ConversationId
+    branch: BranchName | None = None
+
+
 class ChatRequest(Struct):
     """The body of POST /v1/chat/completions. Other fields pass through to the engine."""
 
@@ -349,6 +359,24 @@ class ChatRequest(Struct):
     user: str | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
     web_search_options: JsonObject | None = None
+    conversation: ConversationId | ConversationRef | None = None
+
+
+class TurnRequest(ChatRequest):
+    """The body of POST /v1/conversations/{id}/runs: a chat request, with or without messages.
+
+    `content` is what the user says, in place of `messages`.
+    """
+
+    messages: Annotated[list[Message], Meta(max_length=MAX_MESSAGES)] = []
+    content: str | list[UserPart] | None = None
+    branch: BranchName | None = None
+
+
+class RegenerateRequest(ChatRequest):
+    """The body of POST /v1/conversations/{id}/items/{item_id}/regenerate: no messages."""
+
+    messages: Annotated[list[Message], Meta(max_length=0)] = []
 
 
 class PromptedRequest(ChatRequest, kw_only=True):
@@ -413,3 +441,5 @@ class ChatCompletionChunk(Struct):
 
 decode_request = decoder(ChatRequest)
 decode_prompted = decoder(PromptedRequest)
+decode_turn = decoder(TurnRequest)
+decode_regenerate = decoder(RegenerateRequest)

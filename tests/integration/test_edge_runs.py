@@ -14,6 +14,7 @@ import pytest
 import uvicorn
 from starlette.routing import Router
 
+from bus.buckets import Bucket
 from bus.connection import Bus, open_bus
 from bus.objects import DirectoryStore
 from edge.admission import Admission
@@ -24,6 +25,7 @@ from edge.metrics import Metrics
 from edge.protocol import Protocol
 from edge.routes import chat, completions, embeddings
 from edge.runs import Caller, Order, RunOptions, Runs, open_runs
+from edge.stored import Positions, Stored
 from schemas import frames, ids, subjects
 from schemas.catalogue import Catalogue, Deployment, Model
 from schemas.commands import RunInference
@@ -98,7 +100,9 @@ async def running_edge(
             replace(RunOptions(edge=name, secret=SECRET), **options),
         )
         await stack.enter_async_context(open_runs(runs))
-        app = _app({"runs": runs, "metrics": Metrics({MODEL})})
+        positions = Positions(Bucket(bus, subjects.KV_POSITIONS), lambda: False)
+        stored = Stored(bus, positions, patience=1.0)
+        app = _app({"runs": runs, "stored": stored, "metrics": Metrics({MODEL})})
         listening = socket.create_server(("127.0.0.1", 0))
         config = uvicorn.Config(app, http=Protocol, lifespan="off", log_level="warning")
         server = uvicorn.Server(config)

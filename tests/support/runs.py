@@ -3,12 +3,13 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
 from bus import Bus
 from schemas import ids, subjects
-from schemas.commands import Kind, RunInference, Target, Turn, encode
+from schemas.commands import Kind, RunInference, Target, encode
 from schemas.events import (
     Attempt,
     RunFinished,
@@ -42,9 +43,9 @@ def accepted(
     request_id: str = "req_1",
     request: bytes = REQUEST,
     traceparent: str | None = None,
-    turn: Turn | None = None,
+    **kept: Any,
 ) -> Told:
-    """An edge took the request."""
+    """An edge took the request; `kept` says whether it is stored: `turn`, `store`."""
     job = RunInference(
         run_id=run_id,
         kind=kind,
@@ -59,7 +60,7 @@ def accepted(
         request=msgspec.Raw(request),
         api_key="key_1",
         traceparent=traceparent,
-        turn=turn,
+        **kept,
     )
     return Told(subjects.run_event("accepted", run_id), encode_run_accepted(encode(job), at))
 
@@ -87,8 +88,9 @@ def finished(
     usage: bytes | None = USAGE,
     error: bytes | None = None,
     result: bytes | None = b'{"id":"x"}',
+    **kept: Any,
 ) -> Told:
-    """The run has ended."""
+    """The run has ended; `kept` is its command's."""
     event = RunFinished(
         run_id=run_id,
         status=status,
@@ -101,6 +103,7 @@ def finished(
         usage=_raw(usage),
         error=_raw(error),
         result=_raw(result),
+        **kept,
     )
     return Told(subjects.run_event("finished", run_id), encode_event(event))
 

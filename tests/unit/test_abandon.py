@@ -39,8 +39,10 @@ class Edges:
 
 
 class Run:
-    def __init__(self, run_id: str, *, background: bool = False) -> None:
-        self.job = SimpleNamespace(run_id=run_id, edge="edge-1", background=background)
+    def __init__(self, run_id: str, *, background: bool = False, stored: bool = False) -> None:
+        self.job = SimpleNamespace(
+            run_id=run_id, edge="edge-1", background=background, stored=stored
+        )
         self.unclaimed = 0
         self.stopped: list[Exception] = []
         self.stop = self.stopped.append

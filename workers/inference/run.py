@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 import msgspec
 import structlog
@@ -206,6 +207,7 @@ class Run:
             attempt=self._attempt,
             finish_reason=outcome.finish_reason,
             usage=msgspec.Raw(outcome.usage) if outcome.usage else None,
+            stored=self.job.stored,
         )
         await writer.commit(
             commit,
@@ -364,13 +366,13 @@ class Run:
 
     async def _finish(self, writer: Writer) -> None:
         """Tell the log, then the readers, then the queue. Each step may have been done before."""
-        history, run_id = writer.history, self.job.run_id
+        history = writer.history
         assert history.commit is not None
         if not history.ended:
             subject, msg_id = self._event("finished")
             told = await self._place.bus.store(
                 subject,
-                await _to_event(run_id, history, self.job.replay_of),
+                await _to_event(self.job, history),
                 msg_id=msg_id,
                 timeout=_FINISH_TIMEOUT,
             )
@@ -408,11 +410,12 @@ class Run:
         delivery.term()
 
 
-async def _to_event(run_id: str, history: History, replay_of: str | None) -> bytes:
+async def _to_event(job: RunInference, history: History) -> bytes:
     """Encode RunFinished; a long stream is put together off the loop."""
-    if len(history.chunks) > _LONG:
-        return await asyncio.to_thread(to_run_finished, run_id, history, replay_of)
-    return to_run_finished(run_id, history, replay_of)
+    told = partial(
+        to_run_finished, job.run_id, history, job.replay_of, turn=job.turn, store=job.store
+    )
+    return await asyncio.to_thread(told) if len(history.chunks) > _LONG else told()
 
 
 def _to_body(request: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:

@@ -7,12 +7,14 @@ from workers.persistence.commander import Action
 from workers.persistence.commands import (
     branches,
     calls,
+    completions,
     conversations,
     imports,
     projects,
     prompts,
     settings,
     shares,
+    turns,
     users,
 )
 
@@ -21,6 +23,9 @@ ACTIONS: Final = {
     "conversations.update": Action(writes.UpdateConversation, conversations.update),
     "conversations.delete": Action(writes.DeleteConversation, conversations.delete),
     "conversations.add_items": Action(writes.AddItems, conversations.add_items),
+    "conversations.regenerate": Action(writes.Regenerate, turns.regenerate),
+    "completions.update": Action(writes.UpdateCompletion, completions.update),
+    "completions.delete": Action(writes.DeleteCompletion, completions.delete),
     "conversations.delete_item": Action(writes.DeleteItem, conversations.delete_item),
     "conversations.delete_many": Action(writes.DeleteConversations, conversations.delete_many),
     "conversations.update_call": Action(writes.UpdateCall, calls.update),

@@ -16,6 +16,9 @@ from schemas.events import RunAccepted, RunFinished, decode_run_accepted, decode
 from schemas.queries import (
     Ask,
     AskBranch,
+    AskCompletion,
+    AskCompletions,
+    AskContext,
     AskConversation,
     AskConversations,
     AskEntity,
@@ -34,6 +37,7 @@ from schemas.queries import (
     AskRuns,
     AskSettings,
     AskShares,
+    AskUsage,
     encode_answer,
     encode_failure,
 )
@@ -41,6 +45,7 @@ from workers.persistence import positions
 from workers.persistence.database import Database, describe, is_poison, is_transient
 from workers.persistence.queries import (
     branches,
+    completions,
     conversations,
     entities,
     exports,
@@ -49,6 +54,8 @@ from workers.persistence.queries import (
     runs,
     settings,
     shares,
+    turns,
+    usage,
 )
 
 logger = structlog.get_logger()
@@ -117,6 +124,12 @@ def create_questions(bus: Bus) -> dict[str, Question]:
         "prompts.list": Question(AskPrompts, prompts.list_prompts),
         "prompts.versions": Question(AskPromptVersions, prompts.list_versions),
         "prompts.render": Question(AskRendered, prompts.render),
+        "conversations.context": Question(AskContext, turns.get_context),
+        "conversations.messages": Question(AskItems, turns.list_messages),
+        "completions.get": Question(AskCompletion, completions.get_completion),
+        "completions.list": Question(AskCompletions, completions.list_completions),
+        "completions.messages": Question(AskCompletion, completions.list_messages),
+        "usage.sum": Question(AskUsage, usage.sum_usage),
     }
 
 

@@ -21,6 +21,7 @@ from workers.persistence.intake import CommandIntake, Intake, Metrics
 from workers.persistence.projector import Projector
 from workers.persistence.pruning import Pruner
 from workers.persistence.settings import PersistenceSettings
+from workers.persistence.turns import Turns
 from workers.runtime import OnLoading, OnReady, beside, create_broker, serve
 
 KIND = "persistence"
@@ -89,11 +90,13 @@ async def open_worker(
         async def log_floor() -> int:
             return await bus.ack_floor(subjects.EVENTS, LOG_CONSUMER)
 
-        projector = Projector(writes, log_floor, sources[-1].advanced)
+        objects = settings.open_objects()
         commander = Commander(writes, bus, ACTIONS)
+        turns = Turns(bus, objects, commander)
+        projector = Projector(writes, log_floor, sources[-1].advanced, turns)
         intake = Intake(projector, bus, metrics, settings.projection_batch)
         commands = CommandIntake(commander, bus, metrics)
-        eraser = Eraser(writes, bus, settings.open_objects())
+        eraser = Eraser(writes, bus, objects)
         pruner = Pruner(writes, commander.tell_log, settings.commands_kept)
         # These end by themselves when told to: cancelled, psycopg would wait for the server's word.
         ending = [

@@ -12,7 +12,7 @@ an edge that never heard of a beginning can say that nothing was stored, and not
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
@@ -107,6 +107,10 @@ class Commander:
         )
         return ack.seq
 
+    async def tell_all(self, told: Sequence[bytes]) -> None:
+        """Store the events of several commands. Raises BusError."""
+        await asyncio.gather(*[self.tell_log(event) for event in told])
+
     async def _done(self, name: str, command: Command) -> Done:
         """The command's outcome, from now or from before. Raises JanError if it is refused."""
         decode, decide = self._actions[name]
@@ -191,7 +195,9 @@ async def claim(connection: AsyncConnection, name: str, command: Command) -> Don
     return Done(*found)
 
 
-async def conclude(connection: AsyncConnection, command: Command, effect: Effect) -> Done:
+async def conclude(
+    connection: AsyncConnection, command: Command, effect: Effect, *, run_id: str | None = None
+) -> Done:
     """Write a command's effect, and its event to be told, in the caller's transaction."""
     await apply(connection, effect.rows, locked=True)
     event = StateChanged(
@@ -200,6 +206,7 @@ async def conclude(connection: AsyncConnection, command: Command, effect: Effect
         entity=effect.entity,
         at=command.at,
         rows=encode_rows(effect.rows),
+        run_id=run_id,
         request_id=command.request_id or None,
     )
     told = ToldEvent(

@@ -16,6 +16,7 @@ from workers.persistence.commander import note_told
 from workers.persistence.database import Database, is_poison, is_transient
 from workers.persistence.facts import Fact
 from workers.persistence.projections import entities, runs
+from workers.persistence.turns import Ends, Told, Turns, find_ends
 
 logger = structlog.get_logger()
 
@@ -78,7 +79,8 @@ class Projector:
     """Writes facts, one transaction for each batch; waits for as long as the database is away.
 
     `log_floor` tells up to where nothing of the log is left to be handed out; `on_progress` is
-    called when a batch is in the database.
+    called when a batch is in the database. `turns` stores what runs have generated; without it,
+    facts are written and nothing is decided on them.
     """
 
     def __init__(
@@ -86,7 +88,9 @@ class Projector:
         database: Database,
         log_floor: LogFloor,
         on_progress: Callable[[], None] = lambda: None,
+        turns: Turns | None = None,
     ) -> None:
+        self._turns = turns
         self._on_progress = on_progress
         self._database = database
         self._log_floor = log_floor
@@ -96,11 +100,12 @@ class Projector:
         """Store a batch; return the facts that can't ever be stored, with the reason for each.
 
         `still_at_work` is called whenever the database makes us wait. Raises Unavailable once
-        `stop` was called and it still does not answer.
+        `stop` was called and it still does not answer, and BusError if what runs were asked for
+        can't be read, or what was stored of them can't be told: all of it is then done again.
         """
         batch, unusable = to_batch(facts)
         try:
-            await self._write(batch, still_at_work)
+            await self._write(batch, still_at_work, facts)
         except DBAPIError as error:
             unreadable = {fact.seq for fact, _ in unusable}
             readable = [fact for fact in facts if fact.seq not in unreadable]
@@ -113,12 +118,19 @@ class Projector:
                 unusable += await self.project(half, still_at_work)
         return unusable
 
-    async def _write(self, batch: Batch, still_at_work: StillAtWork) -> None:
+    async def _write(
+        self, batch: Batch, still_at_work: StillAtWork, facts: Sequence[Fact] = ()
+    ) -> None:
         """Write until it works. Raises DBAPIError if it is the values that the database refuses."""
         pause = _FIRST_PAUSE
+        ends = find_ends(facts) if self._turns is not None else Ends()
+        told: list[Told] = []
         while batch.sequences:
             try:
                 async with self._database.connect(_TRANSACTION_SECONDS) as connection:
+                    if self._turns is not None and ends.finished:
+                        others = [row["id"] for row in batch.state.get("conversations", ())]
+                        told = await self._turns.store(connection, ends, others)
                     await write(connection, batch)
                     await connection.commit()
             except (SQLAlchemyError, OSError) as error:
@@ -129,6 +141,8 @@ class Projector:
             else:
                 self._database.health.up()
                 self._on_progress()
+                if self._turns is not None:
+                    await self._turns.tell(told)
                 return
             await still_at_work()
             if await self._stops_within(pause):

@@ -71,6 +71,7 @@ runs = Table(
     Index(None, "request_id"),
     Index(None, "conversation_id"),
     Index(None, "trace_id", postgresql_where=text("trace_id IS NOT NULL")),
+    Index(None, "accepted_at"),
 )
 
 # Who worked on a run: one row for each fence.

@@ -277,12 +277,14 @@ def upgrade() -> None:
     op.add_column("runs", sa.Column("conversation_id", sa.Text))
     op.add_column("runs", sa.Column("project_id", sa.Text))
     op.create_index("ix_runs_conversation_id", "runs", ["conversation_id"])
+    op.create_index("ix_runs_accepted_at", "runs", ["accepted_at"])
     op.create_index("ix_runs_principal_run_id", "runs", ["principal", "run_id"])
 
 
 def downgrade() -> None:
     """Take them away, with what is in them."""
     op.drop_index("ix_runs_principal_run_id", table_name="runs")
+    op.drop_index("ix_runs_accepted_at", table_name="runs")
     op.drop_index("ix_runs_conversation_id", table_name="runs")
     op.drop_column("runs", "project_id")
     op.drop_column("runs", "conversation_id")

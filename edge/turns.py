@@ -1,0 +1,88 @@
+"""Turns: requests that go on with a conversation.
+
+What was said before is put before a request's own messages; what is new, and the answer, is stored
+when the run has ended, by the worker that owns the database.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+
+from edge.runs import Order
+from edge.stored import Stored
+from schemas.api.items import MAX_ITEMS_BYTES
+from schemas.commands import Turn, encode
+from schemas.errors import InvalidRequest
+from schemas.queries import AskContext, Context, decode_answer
+
+_PER_MESSAGE: Final = 512  # bytes that a stored message has besides its text
+_INSTRUCTIONS: Final = ("system", "developer")
+
+_split = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_split_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+class _Spoken(msgspec.Struct):
+    role: str
+
+
+_decode_role = msgspec.json.Decoder(_Spoken).decode
+
+
+async def in_conversation(order: Order, stored: Stored, principal: str) -> Order:
+    """Put a conversation's history into a request. Raises NotFound, InvalidRequest, Unavailable."""
+    into = order.into
+    assert into is not None
+    question = AskContext(principal=principal, conversation=into.conversation, branch=into.branch)
+    answer = await stored.ask("conversations", "context", question)
+    context = decode_answer(answer, Context)
+    fields = _split(order.resolved or order.body)
+    fields.pop("conversation", None)
+    own = _split_list(fields.get("messages", b"[]"))
+    if into.keep:
+        require_size(own)
+    fields["messages"] = msgspec.Raw(to_messages(context, own))
+    turn = Turn(into.conversation, context.branch, context.head, context.project)
+    headers = [
+        (b"x-conversation-id", into.conversation.encode()),
+        (b"x-conversation-branch", context.branch.encode()),
+    ]
+    if context.trimmed:
+        headers.append((b"x-conversation-trimmed", b"true"))
+    return replace(
+        order,
+        resolved=encode(fields),
+        needs={"vision": "conversation", **order.needs} if context.images else order.needs,
+        turn=turn if into.keep else None,
+        headers=(*order.headers, *headers),
+    )
+
+
+def to_messages(context: Context, own: Sequence[msgspec.Raw]) -> bytes:
+    """A history with a request's own messages: instructions first, then what was said, in order.
+
+    Raises InvalidRequest if nobody has said anything.
+    """
+    first = 0
+    while first < len(own) and _decode_role(own[first]).role in _INSTRUCTIONS:
+        first += 1
+    instruction = []
+    if context.instruction:
+        instruction.append(encode({"role": "system", "content": context.instruction}))
+    history = bytes(context.messages)[1:-1]
+    said = [part for part in (history, *map(bytes, own[first:])) if part]
+    if not said:
+        raise InvalidRequest("nobody has said anything in this conversation", param="messages")
+    return b"[%b]" % b",".join([*instruction, *map(bytes, own[:first]), *said])
+
+
+def require_size(own: Sequence[msgspec.Raw]) -> None:
+    """Refuse messages that are too large to be stored. Raises InvalidRequest."""
+    if sum(map(len, map(bytes, own))) + _PER_MESSAGE * len(own) > MAX_ITEMS_BYTES:
+        raise InvalidRequest(
+            f"'messages' have more than {MAX_ITEMS_BYTES} bytes, which are not stored in a "
+            "conversation: send them without one, or with 'store': false",
+            param="messages",
+        )

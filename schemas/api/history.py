@@ -1,0 +1,230 @@
+"""A conversation's items as the messages of a chat, and a chat's messages and answer as items."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from schemas.api.items import Item, text_of, to_parts
+
+Message = dict[str, Any]
+
+_CALLS: Final = ("function_call", "custom_tool_call")
+_OUTPUTS: Final = ("function_call_output", "custom_tool_call_output")
+_ROLES: Final = ("user", "assistant", "system", "developer")
+
+
+def to_messages(items: Iterable[Item]) -> list[Message]:
+    """Write items, oldest first, as chat messages.
+
+    What chat has no words for is left out: reasoning, and the calls of tools that this server or
+    an upstream ran by itself. So are calls that nobody answered, unless they came last, and
+    outputs without a call: engines refuse both.
+    """
+    known = list(items)
+    answered = {item.get("call_id") for item in known if item["type"] in _OUTPUTS}
+    called: set[Any] = set()
+    messages: list[Message] = []
+    for number, item in enumerate(known):
+        match item["type"]:
+            case "message":
+                _add_message(messages, item)
+            case "function_call" | "custom_tool_call":
+                if _is_whole(item) and (item["call_id"] in answered or _is_last(known, number)):
+                    called.add(item["call_id"])
+                    _add_call(messages, item)
+            case "function_call_output" | "custom_tool_call_output":
+                if item.get("call_id") in called:
+                    messages.append(_to_tool_message(item))
+    return messages
+
+
+def has_images(items: Iterable[Item]) -> bool:
+    """Tell whether a model must see to go on from these items."""
+    return any(
+        part.get("type") == "input_image"
+        for item in items
+        if item["type"] == "message" and item.get("role") == "user"
+        for part in item.get("content") or ()
+    )
+
+
+def to_input_items(messages: Iterable[Message]) -> list[Item]:
+    """Write what a request says as items. Its instructions are left out: they are not said."""
+    items: list[Item] = []
+    for message in messages:
+        role = message.get("role")
+        if role == "user":
+            items.append(_to_item("user", [_to_input(part) for part in _parts(message)], message))
+        elif role == "assistant":
+            items += to_spoken_items(message)
+        elif role == "tool":
+            items.append(_to_output(message.get("tool_call_id"), message))
+        elif role == "function":
+            items.append(_to_output(message.get("name"), message))
+    return items
+
+
+def to_answer_items(body: dict[str, Any], *, whole: bool) -> list[Item]:
+    """Write a chat completion's first choice as items; `whole`: the run went well.
+
+    A text that was cut off is incomplete too.
+    """
+    choices = body.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(choice, dict) or not isinstance(message, dict):
+        return []
+    done = whole and choice.get("finish_reason") != "length"
+    return to_spoken_items(message, "completed" if done else "incomplete")
+
+
+def to_spoken_items(message: Message, status: str = "completed") -> list[Item]:
+    """Write what a model said as items: its reasoning, its words, its calls."""
+    items: list[Item] = []
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    if isinstance(reasoning, str) and reasoning:
+        content = [{"type": "reasoning_text", "text": reasoning}]
+        items.append({"type": "reasoning", "summary": [], "content": content, "status": status})
+    parts = [part for part in _parts(message) if part.get("text") or part.get("refusal")]
+    if isinstance(message.get("refusal"), str) and message["refusal"]:
+        parts.append({"type": "refusal", "refusal": message["refusal"]})
+    if parts:
+        said = {"type": "message", "role": "assistant", "status": status}
+        items.append(said | {"content": to_parts(parts, "assistant")})
+    calls = message.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
+        if isinstance(call, dict):
+            items += _to_call(call, status)
+    if isinstance(message.get("function_call"), dict):
+        function = message["function_call"]
+        items += _to_call({"id": function.get("name"), "function": function}, status)
+    return items
+
+
+def last_text(items: Iterable[Item]) -> str | None:
+    """What the last user's message among items says."""
+    said = [text_of(item) for item in items if item.get("role") == "user"]
+    return said[-1] if said else None
+
+
+def _add_message(messages: list[Message], item: Item) -> None:
+    role = item.get("role")
+    if role not in _ROLES:
+        return
+    parts = item.get("content") or []
+    if role == "assistant":
+        message = _to_assistant(parts)
+        if message is not None:
+            messages.append(message)
+        return
+    content = [_to_content(part) for part in parts]
+    if len(content) == 1 and content[0]["type"] == "text":
+        content = content[0]["text"]
+    named = {"name": item["name"]} if isinstance(item.get("name"), str) else {}
+    messages.append({"role": role, "content": content} | named)
+
+
+def _to_assistant(parts: Sequence[dict[str, Any]]) -> Message | None:
+    texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
+    refusals = [part["refusal"] for part in parts if isinstance(part.get("refusal"), str)]
+    message: Message = {"role": "assistant", "content": "".join(texts) or None}
+    if refusals:
+        message["refusal"] = "".join(refusals)
+    return message if texts or refusals else None
+
+
+def _add_call(messages: list[Message], item: Item) -> None:
+    """Add a call to the message that the model said it with."""
+    if item["type"] == "function_call":
+        function = {"name": item["name"], "arguments": item["arguments"]}
+        call: dict[str, Any] = {"id": item["call_id"], "type": "function", "function": function}
+    else:
+        custom = {"name": item.get("name", ""), "input": item.get("input", "")}
+        call = {"id": item["call_id"], "type": "custom", "custom": custom}
+    if not messages or messages[-1]["role"] != "assistant":
+        messages.append({"role": "assistant", "content": None})
+    messages[-1].setdefault("tool_calls", []).append(call)
+
+
+def _is_whole(item: Item) -> bool:
+    """Whether a call was said to its end."""
+    if not isinstance(item.get("call_id"), str) or item.get("status") == "incomplete":
+        return False
+    return item["type"] != "function_call" or isinstance(item.get("arguments"), str)
+
+
+def _is_last(items: Sequence[Item], number: int) -> bool:
+    """Whether only calls and their outputs follow: the request may bring the missing ones."""
+    return all(item["type"] in (*_CALLS, *_OUTPUTS) for item in items[number:])
+
+
+def _to_tool_message(item: Item) -> Message:
+    output = item.get("output")
+    text = output if isinstance(output, str) else text_of(item | {"type": "function_call_output"})
+    return {"role": "tool", "tool_call_id": item["call_id"], "content": text}
+
+
+def _to_content(part: dict[str, Any]) -> dict[str, Any]:
+    """A part of a user's item as a part of a chat message."""
+    match part.get("type"):
+        case "input_text" | "output_text" | "text":
+            return {"type": "text", "text": part.get("text") or ""}
+        case "input_image":
+            url = part.get("image_url")
+            if isinstance(url, dict):  # as chat itself has it
+                return {"type": "image_url", "image_url": url}
+            detail = {"detail": part["detail"]} if part.get("detail") else {}
+            return {"type": "image_url", "image_url": {"url": url or ""} | detail}
+        case "input_file":
+            names = ("file_id", "file_data", "filename")
+            return {"type": "file", "file": {name: part[name] for name in names if part.get(name)}}
+        case "refusal":
+            return {"type": "text", "text": part.get("refusal") or ""}
+        case _:
+            return part
+
+
+def _to_input(part: dict[str, Any]) -> dict[str, Any]:
+    """A part of a user's chat message as a part of an item."""
+    image, file = part.get("image_url"), part.get("file")
+    if part["type"] == "text":
+        return part | {"type": "input_text"}
+    if part["type"] == "image_url" and isinstance(image, dict):
+        detail = image.get("detail") or "auto"
+        return part | {"type": "input_image", "image_url": image.get("url"), "detail": detail}
+    if part["type"] == "file" and isinstance(file, dict):
+        return {"type": "input_file", **file}
+    return part
+
+
+def _to_item(role: str, parts: list[dict[str, Any]], message: Message) -> Item:
+    named = {"name": message["name"]} if isinstance(message.get("name"), str) else {}
+    return {"type": "message", "role": role, "status": "completed", "content": parts} | named
+
+
+def _to_output(call_id: Any, message: Message) -> Item:
+    output = "".join(part.get("text") or "" for part in _parts(message))
+    return {
+        "type": "function_call_output",
+        "call_id": str(call_id or ""),
+        "output": output,
+        "status": "completed",
+    }
+
+
+def _to_call(call: dict[str, Any], status: str) -> list[Item]:
+    custom, function = call.get("custom"), call.get("function")
+    if isinstance(custom, dict):
+        told = {"name": custom.get("name"), "input": custom.get("input") or ""}
+        return [{"type": "custom_tool_call", "call_id": call.get("id"), "status": status} | told]
+    if isinstance(function, dict):
+        told = {"name": function.get("name"), "arguments": function.get("arguments") or ""}
+        return [{"type": "function_call", "call_id": call.get("id"), "status": status} | told]
+    return []
+
+
+def _parts(message: Message) -> list[dict[str, Any]]:
+    content = message.get("content")
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    parts = content if isinstance(content, list) else []
+    return [part for part in parts if isinstance(part, dict) and isinstance(part.get("type"), str)]

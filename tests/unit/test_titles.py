@@ -1,0 +1,38 @@
+"""Titles that conversations get from what their users say."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.persistence.titles import MAX_TITLE, is_due, to_title
+
+
+@pytest.mark.parametrize(
+    ("text", "title"),
+    [
+        ("Tell me of herons.", "Tell me of herons"),
+        ("\n\n## A *bold* plan\nand more", "A bold plan"),
+        ("https://x.example/a?b\nwhat is it?", "what is it?"),
+        ("read [the docs](https://x.example) and www.y.example", "read the docs and"),
+        ("ask me@x.example or you", "ask or you"),
+        ("!!!", None),
+        ("", None),
+        ("wort " * 30, " ".join(["wort"] * 12) + "…"),
+        ("x" * 100, "x" * 59 + "…"),
+    ],
+)
+def test_a_title_is_the_first_line_that_says_something(text: str, title: str | None) -> None:
+    assert to_title(text) == title
+
+
+@given(st.text())
+def test_a_title_is_short_and_one_line(text: str) -> None:
+    title = to_title(text)
+    assert title is None or (0 < len(title) <= MAX_TITLE and title.isprintable())
+
+
+def test_titles_are_made_first_and_every_fifth_time() -> None:
+    assert [count for count in range(1, 12) if is_due(count - 1, count)] == [1, 5, 10]
+    assert is_due(0, 3)
+    assert is_due(4, 6)
+    assert not is_due(3, 3)

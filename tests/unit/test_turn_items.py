@@ -1,0 +1,110 @@
+"""Items and chat messages: one becomes the other and back, and nothing engines refuse is sent."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.api.history import has_images, to_answer_items, to_input_items, to_messages
+
+CALL: dict[str, Any] = {
+    "id": "call_1",
+    "type": "function",
+    "function": {"name": "look", "arguments": '{"at":"sea"}'},
+}
+CUSTOM: dict[str, Any] = {
+    "id": "call_2",
+    "type": "custom",
+    "custom": {"name": "sing", "input": "la"},
+}
+
+
+def user(content: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: str | None, **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": content, **more}
+
+
+def tool(call_id: str, content: str) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": call_id, "content": content}
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [user("hello"), assistant("hi")],
+        [user("a"), assistant(None, tool_calls=[CALL]), tool("call_1", "waves"), assistant("b")],
+        [user("a"), assistant("I look.", tool_calls=[CALL, CUSTOM]), tool("call_1", "x")],
+        [user("a"), assistant(None, refusal="No.")],
+        [{"role": "user", "content": "named", "name": "ann"}],
+        [
+            user(
+                [
+                    {"type": "text", "text": "what is this?"},
+                    {"type": "image_url", "image_url": {"url": "data:x", "detail": "low"}},
+                    {"type": "input_audio", "input_audio": {"data": "AA", "format": "wav"}},
+                    {"type": "file", "file": {"file_id": "file-1"}},
+                ]
+            )
+        ],
+    ],
+)
+def test_what_is_stored_is_sent_again_as_it_was(messages: list[dict[str, Any]]) -> None:
+    assert to_messages(to_input_items(messages)) == messages
+
+
+def test_instructions_are_not_kept() -> None:
+    said = [{"role": "system", "content": "s"}, {"role": "developer", "content": "d"}, user("u")]
+    assert [item["role"] for item in to_input_items(said)] == ["user"]
+
+
+def test_an_answer_becomes_reasoning_words_and_calls() -> None:
+    message = assistant("b", reasoning_content="a", tool_calls=[CALL], refusal=None)
+    body = {"choices": [{"message": message, "finish_reason": "tool_calls"}]}
+    reasoning, words, call = to_answer_items(body, whole=True)
+    assert reasoning["content"] == [{"type": "reasoning_text", "text": "a"}]
+    assert words["content"][0]["text"] == "b"
+    assert (call["type"], call["call_id"], call["status"]) == (
+        "function_call",
+        "call_1",
+        "completed",
+    )
+
+
+@pytest.mark.parametrize(("whole", "reason"), [(True, "length"), (False, None), (False, "stop")])
+def test_an_answer_that_was_cut_is_incomplete(whole: bool, reason: str | None) -> None:
+    body = {"choices": [{"message": assistant("and the"), "finish_reason": reason}]}
+    [item] = to_answer_items(body, whole=whole)
+    assert item["status"] == "incomplete"
+    assert to_messages([item]) == [assistant("and the")]
+
+
+def test_calls_that_nobody_answered_are_not_sent_unless_they_came_last() -> None:
+    called = to_input_items([user("a"), assistant(None, tool_calls=[CALL])])
+    assert len(to_messages(called)) == 2
+    assert to_messages([*called, *to_input_items([user("b")])]) == [user("a"), user("b")]
+    assert to_messages(to_input_items([tool("call_9", "of no call")])) == []
+
+
+def test_images_are_seen() -> None:
+    picture = [{"type": "image_url", "image_url": {"url": "data:x"}}]
+    assert has_images(to_input_items([user(picture)]))
+    assert not has_images(to_input_items([user("none")]))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+FIELDS = st.sampled_from(
+    ["content", "role", "tool_calls", "function", "refusal", "id", "type", "text", "choices"]
+)
+
+
+@given(st.dictionaries(FIELDS, JSON), st.booleans())
+def test_no_answer_is_too_odd(message: dict[str, Any], whole: bool) -> None:
+    to_messages(to_answer_items({"choices": [{"message": message}]}, whole=whole))

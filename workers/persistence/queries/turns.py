@@ -1,0 +1,112 @@
+"""Reading conversations for models, and for those who want only their texts."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Row, and_, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from schemas.api.history import has_images, to_messages
+from schemas.api.items import Item, text_of
+from schemas.api.lists import encode_page
+from schemas.api.turns import ConversationMessage
+from schemas.commands import encode
+from schemas.errors import InvalidRequest
+from schemas.queries import AskContext, AskItems, Context
+from workers.persistence.queries.conversations import is_in, is_owned, read_segments
+from workers.persistence.queries.pages import read_page
+from workers.persistence.tables import conversation_items, conversations
+
+MAX_CONTEXT: Final = 4 << 20  # bytes of a history: with a request it is one object, one message
+MAX_CONTEXT_ITEMS: Final = 4000
+
+_decode_item = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+async def get_context(connection: AsyncConnection, ask: AskContext) -> Context:
+    """What a model needs to go on with a branch. Raises NotFound."""
+    segments = await read_segments(connection, ask.conversation, ask.principal, ask.branch)
+    table = conversation_items.c
+    of_branch = and_(
+        table.conversation_id == ask.conversation, is_in(segments), table.deleted_at.is_(None)
+    )
+    about = select(
+        conversations.c.active_branch, conversations.c.instruction, conversations.c.project_id
+    ).where(is_owned(ask.conversation, ask.principal))
+    found = (await connection.execute(about)).one()
+    sizes = select(table.position, table.role, func.octet_length(table.content).label("size"))
+    newest = sizes.where(of_branch).order_by(table.position.desc()).limit(MAX_CONTEXT_ITEMS + 1)
+    outline = (await connection.execute(newest)).all()
+    first, trimmed = choose(outline)
+    items: list[Item] = []
+    if outline:
+        texts = select(table.content).where(of_branch, table.position >= first)
+        rows = await connection.execute(texts.order_by(table.position))
+        items = [_decode_item(row.content) for row in rows]
+    return Context(
+        branch=ask.branch or found.active_branch,
+        head=outline[0].position if outline else -1,
+        messages=msgspec.Raw(encode(to_messages(items))),
+        instruction=found.instruction,
+        project=found.project_id,
+        images=has_images(items),
+        trimmed=trimmed,
+    )
+
+
+def choose(outline: Sequence[Any]) -> tuple[int, bool]:
+    """From which position on the history fits, and whether something older is left out.
+
+    It begins with what a user said, unless not even the last turn fits.
+    """
+    room, fits, first = MAX_CONTEXT, 0, 0
+    for row in outline[:MAX_CONTEXT_ITEMS]:
+        room -= row.size or 0
+        if room < 0:
+            break
+        fits, first = fits + 1, row.position
+    if fits == len(outline):
+        return first, False
+    begins = [row.position for row in outline[:fits] if row.role == "user"]
+    return (begins[-1] if begins else first if fits else outline[0].position + 1), True
+
+
+async def list_messages(connection: AsyncConnection, ask: AskItems) -> bytes:
+    """A page of a branch's messages, by their place in it. Raises NotFound."""
+    segments = await read_segments(connection, ask.conversation, ask.principal, ask.branch)
+    table = conversation_items.c
+    of_branch = and_(table.conversation_id == ask.conversation, is_in(segments))
+    places: dict[str, int] = {}
+    for param in ("after", "before"):
+        cursor = getattr(ask.paging, param)
+        if cursor is not None:
+            known = select(table.position).where(table.id == cursor, of_branch)
+            position = await connection.scalar(known)
+            if position is None:
+                raise InvalidRequest(
+                    f"'{param}': there is no message {cursor} on this branch", param=param
+                )
+            places[param] = position
+    question = select(table.id, table.content, table.created_at, table.position).where(
+        of_branch, table.type == "message", table.deleted_at.is_(None)
+    )
+    page = await read_page(connection, question, table.position, ask.paging, **places)
+    return encode_page(
+        [row.id for row in page.rows],
+        [_to_message(row) for row in page.rows],
+        has_more=page.has_more,
+    )
+
+
+def _to_message(row: Row[Any]) -> bytes:
+    item = _decode_item(row.content)
+    return encode(
+        ConversationMessage(
+            id=row.id,
+            role=item.get("role"),
+            content=text_of(item),
+            status=item.get("status") or "completed",
+            created_at=int(row.created_at.timestamp()),
+        )
+    )

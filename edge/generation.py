@@ -53,10 +53,10 @@ class Start:
         body = await read_body(receive)
         if body is None:
             return
+        state = state_of(scope)
         resolved, stream = None, query(scope, "stream") == "true"
         if self.prompted and REFERENCE in body:
-            principal = to_caller(scope).principal
-            resolved = await with_prompt(body, state_of(scope)["stored"], principal)
+            resolved = await with_prompt(body, state["stored"], state["principal"].id)
         order = self.to_order(resolved or body, stream)
         if resolved is not None:
             order = in_own_words(order, body, resolved)

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from schemas import frames
-from schemas.commands import RunInference, encode
+from schemas.commands import Turn, encode
 from schemas.events import Attempt, RunFinished
 
 MAX_RESULT = 256 * 1024  # bytes of a result that an event carries; a larger one stays in TOKENS
@@ -98,21 +98,27 @@ class History:
         self.chunks += [chunk for chunk in chunks if chunk != DONE]
 
 
-def to_run_finished(job: RunInference, history: History) -> bytes:
+def to_run_finished(
+    run_id: str,
+    history: History,
+    replay_of: str | None = None,
+    *,
+    turn: Turn | None = None,
+    store: bool = False,
+) -> bytes:
     """Encode RunFinished: a pure function of the command and the frames up to the commit.
 
     A replay's result stays in its frames: what a replay says is kept no longer than they are.
     """
-    finished = finish(job.run_id, history)
-    stored = job.store or job.turn is not None
-    most = MAX_STORED_RESULT if stored else MAX_RESULT
+    finished = finish(run_id, history)
+    most = MAX_STORED_RESULT if store or turn is not None else MAX_RESULT
     too_large = finished.result is not None and len(bytes(finished.result)) > most
-    if too_large or job.replay_of is not None:
-        finished = msgspec.structs.replace(finished, result=None)
-    told = msgspec.structs.replace(
-        finished, replay_of=job.replay_of, turn=job.turn, store=job.store
+    result = None if too_large or replay_of is not None else finished.result
+    return encode(
+        msgspec.structs.replace(
+            finished, result=result, replay_of=replay_of, turn=turn, store=store
+        )
     )
-    return encode(told)
 
 
 def finish(run_id: str, history: History) -> RunFinished:

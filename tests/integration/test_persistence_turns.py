@@ -46,7 +46,7 @@ class Worker:
         self.engine = open_engine(url, pool_size=4)
         self.database = Database(self.engine)
         self.commander = Commander(self.database, bus, ACTIONS)
-        self.projector = Projector(self.database, _no_floor, Turns(bus, objects, self))
+        self.projector = Projector(self.database, _no_floor, turns=Turns(bus, objects, self))
         self.dies = False
 
     async def tell_all(self, told: Sequence[Untold]) -> None:

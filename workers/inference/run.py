@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 import msgspec
 import structlog
@@ -411,9 +412,10 @@ class Run:
 
 async def _to_event(job: RunInference, history: History) -> bytes:
     """Encode RunFinished; a long stream is put together off the loop."""
-    if len(history.chunks) > _LONG:
-        return await asyncio.to_thread(to_run_finished, job, history)
-    return to_run_finished(job, history)
+    told = partial(
+        to_run_finished, job.run_id, history, job.replay_of, turn=job.turn, store=job.store
+    )
+    return await asyncio.to_thread(told) if len(history.chunks) > _LONG else told()
 
 
 def _to_body(request: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:

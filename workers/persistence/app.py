@@ -93,7 +93,7 @@ async def open_worker(
         objects = settings.open_objects()
         commander = Commander(writes, bus, ACTIONS)
         turns = Turns(bus, objects, commander)
-        projector = Projector(writes, log_floor, turns, sources[-1].advanced)
+        projector = Projector(writes, log_floor, sources[-1].advanced, turns)
         intake = Intake(projector, bus, metrics, settings.projection_batch)
         commands = CommandIntake(commander, bus, metrics)
         eraser = Eraser(writes, bus, objects)

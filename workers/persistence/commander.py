@@ -101,18 +101,15 @@ class Commander:
         """Store a command's event; return its sequence."""
         if told is None:
             return 0
-        return await self._store(told)
-
-    async def tell_all(self, told: Sequence[tuple[str, bytes]]) -> None:
-        """Store the events of several commands, each by its id. Raises BusError."""
-        await asyncio.gather(*[self._store(event) for _, event in told])
-
-    async def _store(self, told: bytes) -> int:
         event = msgspec.json.decode(told, type=ToldEvent)
         ack = await self._bus.store(
             event.subject, bytes(event.event), msg_id=event.msg_id, timeout=_EVENT_SECONDS
         )
         return ack.seq
+
+    async def tell_all(self, told: Sequence[bytes]) -> None:
+        """Store the events of several commands. Raises BusError."""
+        await asyncio.gather(*[self.tell_log(event) for event in told])
 
     async def _done(self, name: str, command: Command) -> Done:
         """The command's outcome, from now or from before. Raises JanError if it is refused."""

@@ -78,22 +78,22 @@ async def write(connection: AsyncConnection, batch: Batch) -> None:
 class Projector:
     """Writes facts, one transaction for each batch; waits for as long as the database is away.
 
-    `log_floor` tells up to where nothing of the log is left to be handed out; `turns` stores what
-    runs have generated (without it, facts are written and nothing is decided on them);
-    `on_progress` is called when a batch is in the database.
+    `log_floor` tells up to where nothing of the log is left to be handed out; `on_progress` is
+    called when a batch is in the database. `turns` stores what runs have generated; without it,
+    facts are written and nothing is decided on them.
     """
 
     def __init__(
         self,
         database: Database,
         log_floor: LogFloor,
-        turns: Turns | None = None,
         on_progress: Callable[[], None] = lambda: None,
+        turns: Turns | None = None,
     ) -> None:
+        self._turns = turns
         self._on_progress = on_progress
         self._database = database
         self._log_floor = log_floor
-        self._turns = turns
         self._stopping = asyncio.Event()
 
     async def project(self, facts: Sequence[Fact], still_at_work: StillAtWork) -> list[Unusable]:
@@ -140,9 +140,9 @@ class Projector:
                     self._database.health.down(error)
             else:
                 self._database.health.up()
+                self._on_progress()
                 if self._turns is not None:
                     await self._turns.tell(told)
-                self._on_progress()
                 return
             await still_at_work()
             if await self._stops_within(pause):

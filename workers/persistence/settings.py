@@ -45,10 +45,3 @@ class PersistenceSettings(WorkerSettings):
         description="Events that are written in one transaction at most. Larger ones gain little, "
         "and each may hold a request of 1 MiB in memory.",
     )
-    s3_url: str = Field(
-        default="",
-        description="Object store of large requests; empty: the folder `objects` under data.",
-    )
-    s3_bucket: str = Field(default="jan", description="Bucket of the object store.")
-    s3_access_key: str = Field(default="", description="Who uses the object store.")
-    s3_secret_key: SecretStr = Field(default=SecretStr(""), description="Its secret.")

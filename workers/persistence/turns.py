@@ -43,14 +43,14 @@ _PAUSES: Final = (0.05, 0.2, 0.5)  # seconds between looks for it
 _COUNTED: Final = 1000  # messages of the user: beyond them a title stays
 _MARKS: Final = (b'"turn":', b'"store":true')
 
-Told = tuple[str, bytes]  # a command's id, and the event that the log may not have yet
+Told = bytes  # an event that the log may not have yet
 
 
 class Teller(Protocol):
     """What stores events of what was done."""
 
     async def tell_all(self, told: Sequence[Told]) -> None:
-        """Store events, and note that the log has them."""
+        """Store events. Raises BusError."""
 
 
 class Ended(NamedTuple):
@@ -231,7 +231,7 @@ async def _once(connection: AsyncConnection, end: Ended, what: str) -> list[Told
         if effect is None:
             return []
         done = await conclude(connection, command, effect, run_id=end.run_id)
-    return [(command.id, done.event)] if done.event is not None else []
+    return [done.event] if done.event is not None else []
 
 
 async def _add_turn(connection: AsyncConnection, end: Ended) -> Effect | None:

@@ -94,11 +94,12 @@ class Replays:
     ) -> Started:
         """Put a run into the queue once more, as `run_id`: for another model, or one deployment.
 
-        Raises Gone if its request is no longer known, ModelNotFound or InvalidRequest if the model
-        can't take it, QueueFull, BusUnavailable.
+        Raises Gone if its request is not known as it was sent, ModelNotFound or InvalidRequest if
+        the model can't take it, QueueFull, BusUnavailable.
         """
         command = original.command
         request = await self._request_of(command)
+        replays.require_whole(command, request)
         model = model or command.model
         needs = replays.needs_of_replay(command, request)
         job = replays.to_job(

@@ -5,6 +5,7 @@ It is a run of its own, whose frames lie under `frames.replay.<run>` and whose f
 """
 
 import time
+from typing import Any
 
 import msgspec
 
@@ -16,7 +17,12 @@ from schemas.commands import RunInference, Target
 from schemas.errors import Gone, InvalidRequest, ModelNotFound
 
 NOT_RECORDED = "the log does not hold its request: not recorded (JAN_LOG_CONTENT), or erased"
+PROMPTED = "its request refers to a stored prompt: the log has the reference, not what was sent"
 EXPIRED = "its request was too large for the log, and is no longer in the object store"
+
+
+class _Prompted(msgspec.Struct):
+    prompt: Any = None
 
 
 def to_job(
@@ -50,6 +56,21 @@ def to_job(
         store=False,
         replay_of=command.run_id,
     )
+
+
+def require_whole(command: RunInference, request: bytes) -> None:
+    """Refuse a request of which the log has only a part: its prompt may have changed. Raises Gone.
+
+    A replay of the reference would be another request, and its difference would say nothing.
+    """
+    if command.kind != "chat" or b'"prompt"' not in request:
+        return
+    try:
+        prompt = msgspec.json.decode(request, type=_Prompted).prompt
+    except msgspec.DecodeError:
+        return
+    if isinstance(prompt, dict):
+        raise Gone(PROMPTED, code="request_not_recorded")
 
 
 def needs_of_replay(command: RunInference, request: bytes) -> Needs:

@@ -226,6 +226,7 @@ def to_run_options(settings: EdgeSettings) -> RunOptions:
         keyed_grace=settings.disconnect_grace_idempotent,
         first_frame_wait=settings.first_frame_wait,
         heartbeat=settings.heartbeat,
+        log_content=settings.log_content,
     )
 
 

@@ -24,6 +24,7 @@ from edge.inbox import Inbox, Reader
 from schemas import frames, ids, subjects
 from schemas.api.needs import Needs
 from schemas.commands import REQUESTS, CancelRun, Kind, RunInference, Target, Turn, encode
+from schemas.content import Content, shorten
 from schemas.errors import (
     BusError,
     BusTimeout,
@@ -64,6 +65,7 @@ class RunOptions:
     keyed_grace: float = 60.0  # … with an Idempotency-Key
     first_frame_wait: float = 10.0  # how long the status waits for the first frame or error
     heartbeat: float = 15.0
+    log_content: Content = "full"  # of runs that are not stored: these are known by the log alone
     slack: float = 5.0  # how long after its deadline the worker's own word about it is awaited
 
 
@@ -390,10 +392,13 @@ class Runs:
             traceparent=caller.traceparent,
             turn=order.turn,
             store=order.store,
+            content="full" if order.turn or order.store else self.options.log_content,
         )
         told = work = encode(await self._carrying(job, order.body, run_id))
         if order.resolved is not None:
             work = encode(await self._carrying(job, order.resolved, f"{run_id}.resolved"))
+        if job.content != "full":
+            told = encode(_told_less(job, order.body))
         subject = subjects.inference_job(targets[0].pool, subjects.INTERACTIVE)
         await self._store_both(run_id, subject, work, told)
 
@@ -525,6 +530,14 @@ async def open_runs(runs: Runs) -> AsyncIterator[Runs]:
         yield runs
     finally:
         await runs.close()
+
+
+def _told_less(job: RunInference, body: bytes) -> RunInference:
+    """The job as the log gets it where content is shortened or left out."""
+    short = shorten(body) if job.content == "short" else b""
+    return msgspec.structs.replace(
+        job, request=msgspec.Raw(short) if 0 < len(short) <= MAX_EMBEDDED else None
+    )
 
 
 async def _told(work: Coroutine[None, None, _T]) -> _T:

@@ -6,6 +6,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from schemas.content import Content
+
 _SAMPLE_SECRETS = ("change", "secret", "example", "sample", "dev", "test", "password")
 _ENOUGH = 32  # characters: 128 bits in hex
 
@@ -90,6 +92,13 @@ class EdgeSettings(BaseSettings):
         le=3000,
         description="Seconds a run may take, waiting included; must end within the hour that "
         "frames are kept.",
+    )
+    log_content: Content = Field(
+        "full",
+        description="How much of what is said the log keeps of runs that are not stored in a "
+        "conversation or by `store`: `full`, `short` (200 characters of each text of a request) or "
+        "`none`. With less than `full` no answer is kept: such a run can't be replayed, and an "
+        "Idempotency-Key gives its result for an hour only.",
     )
     write_patience: float = Field(
         10.0,

@@ -4,6 +4,7 @@ from typing import Literal
 
 import msgspec
 
+from schemas.content import Content
 from schemas.raw import OptionalRaw
 
 Kind = Literal["chat", "completion", "embedding", "count"]  # count: a prompt's tokens
@@ -57,6 +58,7 @@ class RunInference(msgspec.Struct, frozen=True, omit_defaults=True):
     moves: int = 0  # from one pool's queue to another's
     turn: Turn | None = None
     store: bool = False  # as a stored completion
+    content: Content = "full"  # how much of what is said the log keeps
     replay_of: str | None = None  # the run that this one repeats: nothing is stored of it
     v: int = 1
 

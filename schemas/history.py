@@ -11,6 +11,7 @@ import msgspec
 
 from schemas import frames
 from schemas.commands import Turn, encode
+from schemas.content import Content
 from schemas.events import Attempt, RunFinished
 
 MAX_RESULT = 256 * 1024  # bytes of a result that an event carries; a larger one stays in TOKENS
@@ -105,15 +106,18 @@ def to_run_finished(
     *,
     turn: Turn | None = None,
     store: bool = False,
+    content: Content = "full",
 ) -> bytes:
     """Encode RunFinished: a pure function of the command and the frames up to the commit.
 
-    A replay's result stays in its frames: what a replay says is kept no longer than they are.
+    A replay's result stays in its frames: what a replay says is kept no longer than they are. So
+    does that of a run of whose content the log shall keep less.
     """
     finished = finish(run_id, history)
     most = MAX_STORED_RESULT if store or turn is not None else MAX_RESULT
     too_large = finished.result is not None and len(bytes(finished.result)) > most
-    result = None if too_large or replay_of is not None else finished.result
+    kept = content == "full" and replay_of is None and not too_large
+    result = finished.result if kept else None
     return encode(
         msgspec.structs.replace(
             finished, result=result, replay_of=replay_of, turn=turn, store=store

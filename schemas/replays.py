@@ -38,7 +38,8 @@ def to_job(
 
     Raises Gone if the log does not hold the request.
     """
-    if command.request is None and command.request_ref is None:
+    unsaid = command.request is None and command.request_ref is None
+    if unsaid or command.content != "full":
         raise Gone(NOT_RECORDED, code="request_not_recorded")
     now = time.time()
     return msgspec.structs.replace(

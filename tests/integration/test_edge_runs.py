@@ -29,6 +29,7 @@ from edge.stored import Positions, Stored
 from schemas import frames, ids, subjects
 from schemas.catalogue import Catalogue, Deployment, Model
 from schemas.commands import RunInference
+from schemas.content import Content
 from schemas.errors import JanError
 from schemas.events import RunRefused, decode_run_accepted, decode_run_refused
 from schemas.queries import RunResult, encode_answer
@@ -207,15 +208,40 @@ async def test_the_job_carries_the_clients_own_json(edge: Edge, worker: Bus) -> 
 async def test_the_log_knows_the_job(edge: Edge, worker: Bus, nats: NatsServer) -> None:
     asking = asyncio.create_task(edge.client.post(URL, json=HELLO))
     job = await take_job(worker)
+    await job.fence()
+    await job.finish(b"{}")
+    await asking
     async with open_bus(nats.url("cli"), name="cli") as cli:
         subject = subjects.run_event("accepted", job.command.run_id)
         stored = await cli.last_message(subjects.EVENTS, subject)
 
     assert stored is not None
     assert decode_run_accepted(stored.data).command == job.command
-    await job.fence()
-    await job.finish(b"{}")
-    await asking
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [("full", "x" * 300), ("short", "x" * 200 + "…"), ("none", None)]
+)
+async def test_the_log_keeps_as_much_of_what_is_said_as_it_shall(
+    nats: NatsServer, worker: Bus, tmp_path: Path, content: Content, said: str | None
+) -> None:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "x" * 300}]}
+    async with running_edge(nats, tmp_path, log_content=content) as edge:
+        asking = asyncio.create_task(edge.client.post(URL, json=body))
+        job = await take_job(worker)
+        await job.fence()
+        await job.finish(b"{}")
+        await asking
+        async with open_bus(nats.url("cli"), name="cli") as cli:
+            subject = subjects.run_event("accepted", job.command.run_id)
+            stored = await cli.last_message(subjects.EVENTS, subject)
+
+    assert stored is not None
+    told = decode_run_accepted(stored.data).command
+    assert msgspec.json.decode(job.command.request or b"null") == body, "the worker gets all of it"
+    kept = msgspec.json.decode(told.request or b"null")
+    assert (kept["messages"][0]["content"] if kept else None) == said
+    assert told.content == job.command.content == content
 
 
 @pytest.mark.parametrize("size", [1, 3 << 19])

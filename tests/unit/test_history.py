@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import frames
+from schemas.content import Content
 from schemas.events import decode_run_finished
 from schemas.history import DONE, MAX_RESULT, History, finish, put_together, to_run_finished
 from workers.inference.engines import Captured
@@ -219,6 +220,16 @@ def test_the_log_does_not_hold_what_a_replay_said() -> None:
     )
     finished = decode_run_finished(to_run_finished("run_x", history, "run_w"))
     assert (finished.replay_of, finished.result, finished.frames) == ("run_w", None, 2)
+
+
+@pytest.mark.parametrize("content", ["short", "none"])
+def test_the_log_does_not_hold_an_answer_where_it_keeps_less(content: Content) -> None:
+    history, _ = written(
+        fence("a", 1, SECOND),
+        data(10, 0, SECOND, chunk(0, content="said"), DONE, commit="completed"),
+    )
+    finished = decode_run_finished(to_run_finished("run_x", history, content=content))
+    assert (finished.result, finished.frames, finished.status) == (None, 2, "completed")
 
 
 anything = st.recursive(

@@ -413,7 +413,13 @@ class Run:
 async def _to_event(job: RunInference, history: History) -> bytes:
     """Encode RunFinished; a long stream is put together off the loop."""
     told = partial(
-        to_run_finished, job.run_id, history, job.replay_of, turn=job.turn, store=job.store
+        to_run_finished,
+        job.run_id,
+        history,
+        job.replay_of,
+        turn=job.turn,
+        store=job.store,
+        content=job.content,
     )
     return await asyncio.to_thread(told) if len(history.chunks) > _LONG else told()
 

@@ -22,6 +22,8 @@ def order_of(request: chat.ChatRequest, body: bytes, stream: bool, into: Into | 
     options = request.stream_options
     stream = stream or bool(request.stream)
     require_stream(options, stream)
+    if request.prompt is not None:
+        raise InvalidRequest("only /v1/chat/completions takes a prompt", param="prompt")
     if request.store and len(body) > MAX_ITEMS_BYTES:
         raise InvalidRequest(
             f"a request of more than {MAX_ITEMS_BYTES} bytes is not stored", param="store"

@@ -146,3 +146,33 @@ def test_the_first_model_is_selected_and_what_models_can_do_is_told(http: httpx.
     assert capabilities["tools_enabled"]
     assert capabilities["vision_enabled"]
     assert not capabilities["image_generation_enabled"]
+
+
+@pytest.mark.requirement("prompts.chat")
+def test_a_prompt_goes_before_a_conversation_s_history_and_is_not_kept_in_it(
+    http: httpx.Client, upstream: UpstreamProcess
+) -> None:
+    prompt = new_prompt(http, template="prompted history {{x}}", model=SCRIPTED)
+    said = {"type": "message", "role": "user", "content": "said before"}
+    talk = http.post("/v1/conversations", json={"items": [said]}).json()["id"]
+    body: dict[str, Any] = {
+        "prompt": {"id": prompt["id"], "variables": {"x": "1"}},
+        "conversation": talk,
+    }
+    first = http.post(CHAT, json=body)
+    assert first.status_code == 200, first.text
+    [call] = upstream.calls("said before")
+    assert [message["content"] for message in call["body"]["messages"]] == [
+        "prompted history 1", "said before",
+    ]  # fmt: skip
+
+    asked = {**body, "messages": [{"role": "user", "content": "said in the second turn"}]}
+    assert http.post(CHAT, json=asked).status_code == 200
+    items = http.get(f"/v1/conversations/{talk}/items", params={"order": "asc"}).json()["data"]
+    roles = [item["role"] for item in items]
+    assert roles == ["user", "assistant", "user", "assistant"]
+    assert items[2]["content"][0]["text"] == "said in the second turn"
+
+    path = f"/v1/conversations/{talk}/runs"
+    refused = http.post(path, json={"model": SCRIPTED, "prompt": body["prompt"], "content": "x"})
+    assert error_of(refused) == (400, "prompt")

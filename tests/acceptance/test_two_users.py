@@ -40,8 +40,8 @@ def created(http: httpx.Client, path: str, **body: Any) -> dict[str, Any]:
 
 
 def make_run(http: httpx.Client) -> Ids:
-    """A chat completion that has ended."""
-    return {"id": created(http, "/v1/chat/completions", **ASK)["id"]}
+    """A chat completion that has ended, and is stored."""
+    return {"id": created(http, "/v1/chat/completions", store=True, **ASK)["id"]}
 
 
 def make_completion(http: httpx.Client) -> Ids:
@@ -137,6 +137,10 @@ BODIES: Mapping[tuple[str, str], Any] = {
     ("POST", "/v1/conversations/{id}/items/{item_id}/edit"): {"content": "other"},
     ("POST", "/v1/conversations/{id}/branches"): {"name": "other"},
     ("POST", "/v1/conversations/{id}/share"): {"scope": "conversation"},
+    ("POST", "/v1/conversations/{id}/messages"): {"content": "other"},
+    ("POST", "/v1/conversations/{id}/runs"): ASK,
+    ("POST", "/v1/conversations/{id}/items/{item_id}/regenerate"): {"model": SIMULATED},
+    ("POST", "/v1/chat/completions/{id}"): {"metadata": {"a": "b"}},
     ("POST", "/v1/prompts/{id}"): {"template": "other"},
 }
 """What a method needs to get as far as the question whose the thing is; else `{}` does."""
@@ -251,6 +255,12 @@ REFERENCES: list[tuple[str, str, str, Callable[[str], dict[str, Any]]]] = [
         "/v1/chat/completions",
         "/v1/prompts",
         lambda one: {"json": {"model": SIMULATED, "prompt": {"id": one}}},
+    ),
+    (
+        "POST",
+        "/v1/chat/completions",
+        "/v1/conversations",
+        lambda one: {"json": {**ASK, "conversation": one}},
     ),
     *[
         ("GET", path, path, lambda one, param=param: {"params": {param: one}})  # type: ignore[misc]

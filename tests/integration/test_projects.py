@@ -260,6 +260,29 @@ async def closing_engine(url: str) -> AsyncIterator[AsyncEngine]:
         await engine.dispose()
 
 
+@pytest.mark.requirement("input.unicode")
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/projects/%00",
+        "/projects?after=%00",
+        "/prompts?project_id=%00",
+        "/prompts/%00/versions",
+        "/conversations?project_id=%00",
+        "/conversations?before=a%00b",
+    ],
+)
+async def test_nul_in_an_address_is_the_client_s_fault_not_the_database_s(
+    client: httpx.AsyncClient, path: str
+) -> None:
+    assert (await client.get(path)).status_code == 400
+
+
+@pytest.mark.requirement("input.unicode")
+async def test_nul_in_an_address_of_a_write_is_refused_at_once(client: httpx.AsyncClient) -> None:
+    assert (await client.delete("/projects/%00")).status_code == 400
+
+
 # Settings
 
 

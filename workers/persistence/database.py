@@ -70,6 +70,8 @@ def open_engine(
 
 def is_poison(error: DBAPIError) -> bool:
     """Tell whether a statement failed because of its values, and would again."""
+    if isinstance(error.orig, psycopg.DataError):
+        return True  # also what never reaches the server, and has no state: NUL in a text
     sqlstate = getattr(error.orig, "sqlstate", None) or ""
     return sqlstate[:2] in _OF_THE_VALUES
 

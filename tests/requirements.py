@@ -36,6 +36,7 @@ AREAS = {
     "http": "HTTP conventions",
     "health": "Health and documentation",
     "conversations": "Conversations and their items",
+    "users": "Deleting a user",
     "projects": "Projects",
     "settings": "A user's settings",
     "prompts": "Prompts",
@@ -143,6 +144,9 @@ REQUIREMENTS: dict[str, Requirement] = {
     "health.openapi": R("/v1/openapi.json is valid OpenAPI; Swagger UI works offline", SERVER),
     "conversations.crud": Requirement(
         "Conversations are created with items, read, changed and deleted", OPENAI
+    ),
+    "users.delete": R(
+        "who is deleted has nothing left, in tables or log, but what was used", SERVER
     ),
     "conversations.items": Requirement(
         "Items are appended, listed both ways page by page, read and deleted", OPENAI

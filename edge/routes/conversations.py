@@ -10,6 +10,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from edge.requests import answer_json, read_body, read_paging, read_version, stored_of
+from edge.runs import Caller
+from edge.stored import Stored
 from schemas import ids, writes
 from schemas.api import conversations as api
 from schemas.api.items import to_items
@@ -86,6 +88,12 @@ async def delete_conversation(request: Request) -> Response:
 async def delete_conversations(request: Request) -> Response:
     """DELETE /v1/conversations: all that the caller has now, a hundred at a time."""
     stored, caller = stored_of(request)
+    count = await delete_all(stored, caller)
+    return answer_json(encode(api.ConversationsDeleted(deleted_count=count)))
+
+
+async def delete_all(stored: Stored, caller: Caller) -> int:
+    """Delete all conversations that a principal has now, a hundred at a time; return how many."""
     upto = ids.new_id("conv_")  # those that come while this goes on stay
     body = writes.DeleteConversations(upto=upto, limit=_DELETED_AT_ONCE)
     caller = dataclasses.replace(caller, idempotency_key=None)  # to repeat it is no harm
@@ -94,7 +102,7 @@ async def delete_conversations(request: Request) -> Response:
         told = await stored.command(NOUN, "delete_many", caller, body)
         done = msgspec.json.decode(told, type=writes.DeletedConversations)
         count, has_more = count + done.count, done.has_more
-    return answer_json(encode(api.ConversationsDeleted(deleted_count=count)))
+    return count
 
 
 async def create_items(request: Request) -> Response:

@@ -6,6 +6,7 @@ from starlette.routing import BaseRoute, Route
 
 from edge.requests import answer_json, stored_of
 from edge.routes.admin import require_admin
+from edge.routes.conversations import delete_all
 from edge.runs import Caller
 from edge.stored import Stored
 from schemas import writes
@@ -32,6 +33,7 @@ _LONGEST_ID = 256
 
 
 async def _delete(stored: Stored, caller: Caller) -> Response:
+    await delete_all(stored, caller)  # bit by bit: there can be any number of items
     return answer_json(await stored.command("users", "delete", caller, writes.DeleteUser()))
 
 

@@ -1,7 +1,10 @@
 """Conversations and their items, through the real SDK, on a whole server."""
 
+import httpx
 import openai
 import pytest
+
+from tests.support.server import LaunchedServer, http_client, openai_client
 
 
 def message(text: str, role: str = "user") -> dict[str, str]:
@@ -48,6 +51,41 @@ def test_items_are_listed_both_ways_page_by_page(client: openai.OpenAI) -> None:
     assert left.id == conversation.id
     rest = client.conversations.items.list(conversation.id, order="asc", after=third.id)
     assert [text(item) for item in rest] == ["3", "4", "5", "6"]
+
+
+@pytest.mark.requirement("users.delete")
+def test_who_deletes_himself_has_nothing_left_but_what_he_used(server: LaunchedServer) -> None:
+    key = server.create_key("--name", "gone", "--principal", "user_who_goes")
+    with openai_client(server.url, key) as client, http_client(server.url, key) as http:
+        kept = client.conversations.create(items=[message("hello")])  # type: ignore[list-item]
+        client.chat.completions.create(
+            model="jan-simulated",
+            messages=[{"role": "user", "content": "hi"}],
+            extra_body={"conversation": kept.id},
+        )
+        assert len(list(client.conversations.items.list(kept.id))) == 3
+
+        assert http.delete("/v1/users/me").json() == {
+            "id": "user_who_goes",
+            "object": "user.deleted",
+            "deleted": True,
+        }
+
+        with pytest.raises(openai.NotFoundError):
+            client.conversations.retrieve(kept.id)
+        assert http.get("/v1/conversations").json()["data"] == []
+        assert http.get("/v1/usage").json()["data"][0]["requests"] == 1
+        client.conversations.create(items=[message("back")])  # type: ignore[list-item]
+        assert len(http.get("/v1/conversations").json()["data"]) == 1
+
+
+@pytest.mark.requirement("users.delete")
+def test_only_an_administrator_deletes_somebody_else(
+    server: LaunchedServer, http: httpx.Client
+) -> None:
+    assert http.delete("/v1/admin/users/user_x").status_code == 403
+    with http_client(server.url, server.create_key("--scope", "admin")) as admin:
+        assert admin.delete("/v1/admin/users/user_x").json()["id"] == "user_x"
 
 
 def text(item: object) -> str:

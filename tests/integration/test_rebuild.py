@@ -17,7 +17,7 @@ from schemas.queries import AskConversations
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.persistence import running_worker
 from tests.support.postgres import PostgresServer
-from tests.support.runs import new_run, store, whole_run
+from tests.support.runs import new_run, started, store, whole_run
 from workers.persistence.database import open_engine
 from workers.persistence.rebuild import PROJECTIONS, Incomplete, Rebuild
 from workers.persistence.tables import conversation_items, conversations, runs
@@ -134,6 +134,18 @@ async def test_lost_rows_come_back_and_wrong_ones_are_put_right(place: Place) ->
         await place.stored.ask("conversations", "list", AskConversations(principal="user_a"))
     )
     assert [one["title"] for one in listed["data"]] == ["kept, renamed"]
+
+
+async def test_what_the_database_refuses_is_left_out_as_it_was_at_first(
+    place: Place, nats: NatsServer
+) -> None:
+    async with open_bus(nats.url("inference"), name="inference") as inference:
+        refused = started(new_run(), at=1e300)
+        last = await inference.store(refused.subject, refused.data, msg_id="refused")
+    await place.stored.positions.advance(CALLER.principal, last.seq)
+    await place.stored.ask("conversations", "list", AskConversations(principal=CALLER.principal))
+
+    assert all((await place.rebuild(only_check=True)).values())
 
 
 async def test_a_check_changes_nothing(place: Place) -> None:

@@ -20,13 +20,14 @@ from schemas import subjects
 from schemas.events import decode_state_changed
 from workers.persistence import changes, positions
 from workers.persistence.commander import ToldEvent
-from workers.persistence.database import is_transient, open_engine
+from workers.persistence.database import is_poison, is_transient, open_engine
 from workers.persistence.facts import Fact, to_fact
 from workers.persistence.projector import Batch, to_batch, write
 from workers.persistence.tables import (
     conversation_branches,
     conversation_items,
     conversations,
+    deleted_users,
     entity_events,
     metadata,
     processed_commands,
@@ -48,6 +49,7 @@ PROJECTIONS: Final[dict[str, tuple[Table, ...]]] = {
     "prompts": (prompt_templates,),
     "completions": (stored_completions,),
     "history": (entity_events,),
+    "users": (deleted_users,),
 }
 _SHADOW: Final = "rebuild"
 _BATCH: Final = 1000
@@ -132,12 +134,21 @@ class Rebuild:
             yield to_fact(stored)
 
     async def _take(self, connection: AsyncConnection, facts: Sequence[Fact]) -> None:
-        """Write facts into the shadow. What can't be read was buried when it first came."""
-        if facts:
+        """Write facts into the shadow. What can't be stored was buried when it first came."""
+        if not facts:
+            return
+        try:
             async with _shadow(connection):
                 await write(connection, self._chosen(to_batch(facts)[0]))
             await connection.commit()
-            self._seen = facts[-1].seq
+        except DBAPIError as error:
+            await connection.rollback()
+            if not is_poison(error):
+                raise
+            middle = len(facts) // 2
+            for half in (facts[:middle], facts[middle:]) if middle else ():
+                await self._take(connection, half)
+        self._seen = facts[-1].seq
 
     def _chosen(self, batch: Batch) -> Batch:
         """Only what belongs to the projections that are made anew; no place in the log."""

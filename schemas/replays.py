@@ -18,11 +18,16 @@ from schemas.errors import Gone, InvalidRequest, ModelNotFound
 
 NOT_RECORDED = "the log does not hold its request: not recorded (JAN_LOG_CONTENT), or erased"
 PROMPTED = "its request refers to a stored prompt: the log has the reference, not what was sent"
+CONVERSED = "its request went on with a conversation: the log has that, not what was sent"
 EXPIRED = "its request was too large for the log, and is no longer in the object store"
 
 
-class _Prompted(msgspec.Struct):
+_REFERENCES = (b'"prompt"', b'"conversation"')
+
+
+class _Referring(msgspec.Struct):
     prompt: Any = None
+    conversation: Any = None
 
 
 def to_job(
@@ -60,18 +65,20 @@ def to_job(
 
 
 def require_whole(command: RunInference, request: bytes) -> None:
-    """Refuse a request of which the log has only a part: its prompt may have changed. Raises Gone.
+    """Refuse a request of which the log has only a part: the rest may have changed. Raises Gone.
 
     A replay of the reference would be another request, and its difference would say nothing.
     """
-    if command.kind != "chat" or b'"prompt"' not in request:
+    if command.kind != "chat" or not any(mark in request for mark in _REFERENCES):
         return
     try:
-        prompt = msgspec.json.decode(request, type=_Prompted).prompt
+        found = msgspec.json.decode(request, type=_Referring)
     except msgspec.DecodeError:
         return
-    if isinstance(prompt, dict):
+    if isinstance(found.prompt, dict):
         raise Gone(PROMPTED, code="request_not_recorded")
+    if found.conversation is not None:
+        raise Gone(CONVERSED, code="request_not_recorded")
 
 
 def needs_of_replay(command: RunInference, request: bytes) -> Needs:

@@ -127,7 +127,7 @@ def test_a_failure_keeps_what_was_generated_and_what_was_cut_is_incomplete(
         chat(client, conversation, user("Break.\n!fail 500 5\n!tokens 50"), stream=True)
     chat(client, conversation, user("Be brief."), model=SIMULATED, max_tokens=3)
     with pytest.raises(openai.BadRequestError):
-        chat(client, conversation, user("Refuse.\n!fail 400"), model=SIMULATED)
+        chat(client, conversation, user("Refuse.\n!fail 400"))
 
     kept = [(item.role, item.status) for item in items(client, conversation)]
     assert kept == [

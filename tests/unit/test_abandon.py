@@ -92,6 +92,12 @@ def test_background_runs_need_no_readers() -> None:
     assert not run.stopped
 
 
+def test_stored_runs_need_no_readers() -> None:
+    run = Run("run_a", stored=True)
+    watch(Edges(set()), Stand([run]), 100)
+    assert not run.stopped
+
+
 def test_nobody_is_abandoned_while_the_bus_is_away() -> None:
     run = Run("run_a")
     edges = Edges(set())

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import frames
+from schemas.commands import Turn
 from schemas.content import Content
 from schemas.events import decode_run_finished
 from schemas.history import DONE, MAX_RESULT, History, finish, put_together, to_run_finished
@@ -256,3 +257,14 @@ def test_content_in_a_form_of_its_own_is_not_continued() -> None:
     parts = [{"type": "thinking", "thinking": "hm"}]
     choices = Captured([chunk(content="A"), chunk(content=parts), chunk(content="B")]).choices()
     assert (choices[0].text, choices[0].continuable) == ("AB", False)
+
+
+def test_a_run_that_is_stored_tells_a_longer_result_and_where_it_goes() -> None:
+    history = History(body=[b"7" * (MAX_RESULT + 1)])
+    history.add_commit(frames.Commit("completed"), SECOND)
+    turn = Turn("conv_1", "MAIN", 3)
+    for kept in ({"turn": turn}, {"store": True}):
+        finished = decode_run_finished(to_run_finished("run_x", history, **kept))  # type: ignore[arg-type]
+        assert finished.result is not None
+        assert (finished.turn, finished.store) == (kept.get("turn"), kept.get("store", False))
+    assert decode_run_finished(to_run_finished("run_x", history)).result is None

@@ -52,10 +52,12 @@ def test_a_request_that_was_not_recorded_can_not_be_replayed() -> None:
         job_of(msgspec.structs.replace(accepted().command, request=None))
 
 
-def test_a_request_that_refers_to_a_stored_prompt_can_not_be_replayed() -> None:
+def test_a_request_that_refers_to_a_prompt_or_conversation_can_not_be_replayed() -> None:
     command = accepted().command
     with pytest.raises(Gone, match="refers to a stored prompt"):
         require_whole(command, b'{"model":"m","prompt":{"id":"pmpt_1"}}')
+    with pytest.raises(Gone, match="went on with a conversation"):
+        require_whole(command, b'{"model":"m","conversation":"conv_1"}')
     for whole in (b'{"messages":[{"content":"a \\"prompt\\""}]}', b'{"prompt":null}', b"no JSON"):
         require_whole(command, whole)
     require_whole(accepted("completion").command, b'{"prompt":"once upon"}')

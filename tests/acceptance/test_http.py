@@ -40,7 +40,7 @@ def test_a_clients_own_request_id_is_kept(http: httpx.Client) -> None:
 @pytest.mark.requirement("http.method", "errors.envelope")
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
-    [("GET", "/v1/chat/completions", "POST"), ("DELETE", "/v1/models", "GET")],
+    [("PUT", "/v1/chat/completions", "POST"), ("DELETE", "/v1/models", "GET")],
 )
 def test_a_wrong_method_names_the_right_ones(
     http: httpx.Client, method: str, path: str, allowed: str

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from sqlalchemy import select, text
 
-from bus import Bucket, Bus, open_bus
+from bus import Bus, open_bus
 from edge.runs import Caller
-from edge.stored import Positions, Stored
+from edge.stored import Stored
 from schemas import subjects, writes
 from schemas.commands import RunInference, Turn, encode
 from schemas.events import encode_run_accepted
@@ -20,6 +20,7 @@ from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.persistence import running_worker
 from tests.support.postgres import PostgresServer, running_postgres
 from tests.support.runs import finished, new_run
+from tests.support.stored import of_edge, stored_item
 from workers.persistence.database import open_engine
 from workers.persistence.rebuild import PROJECTIONS, Rebuild
 from workers.persistence.tables import erasures, runs
@@ -61,11 +62,11 @@ class Place:
                 "conversations",
                 "create",
                 caller,
-                writes.CreateConversation(title=words, items=[message(words)]),
+                writes.CreateConversation(title=words, items=[stored_item(words)]),
             )
         )
         conversation = str(made["id"])
-        added = writes.AddItems(conversation, [message(words)])
+        added = writes.AddItems(conversation, [stored_item(words)])
         await self.stored.command("conversations", "add_items", caller, added)
         await self._run(caller, conversation, words)
         return conversation
@@ -138,16 +139,6 @@ class Place:
             await engine.dispose()
 
 
-def message(words: str) -> msgspec.Raw:
-    item = {
-        "type": "message",
-        "role": "user",
-        "status": "completed",
-        "content": [{"type": "input_text", "text": words}],
-    }
-    return msgspec.Raw(msgspec.json.encode(item))
-
-
 def files_with(word: str, *folders: Path) -> list[str]:
     return [
         str(file)
@@ -167,9 +158,7 @@ async def place(nats: NatsServer, own_postgres: PostgresServer) -> AsyncIterator
         open_bus(nats.url("inference"), name="inference") as inference,
         open_bus(nats.url("cli"), name="cli") as cli,
     ):
-        stored = Stored(
-            edge, Positions(Bucket(edge, subjects.KV_POSITIONS), lambda: False), patience=5.0
-        )
+        stored = of_edge(edge)
         yield Place(nats, own_postgres, url, edge, inference, cli, stored)
 
 

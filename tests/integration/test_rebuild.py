@@ -9,15 +9,16 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from bus import Bucket, Bus, open_bus
+from bus import Bus, open_bus
 from edge.runs import Caller
-from edge.stored import Positions, Stored
-from schemas import subjects, writes
+from edge.stored import Stored
+from schemas import writes
 from schemas.queries import AskConversations
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.persistence import running_worker
 from tests.support.postgres import PostgresServer
 from tests.support.runs import new_run, started, store, whole_run
+from tests.support.stored import of_edge, stored_item
 from workers.persistence.database import open_engine
 from workers.persistence.rebuild import PROJECTIONS, Incomplete, Rebuild
 from workers.persistence.tables import conversation_items, conversations, runs
@@ -54,16 +55,6 @@ class Place:
             await connection.execute(text(statement))
 
 
-def message(words: str) -> msgspec.Raw:
-    item = {
-        "type": "message",
-        "role": "user",
-        "status": "completed",
-        "content": [{"type": "input_text", "text": words}],
-    }
-    return msgspec.Raw(msgspec.json.encode(item))
-
-
 @pytest.fixture
 async def place(nats: NatsServer, postgres: PostgresServer) -> AsyncIterator[Place]:
     await migrate(nats)
@@ -74,9 +65,7 @@ async def place(nats: NatsServer, postgres: PostgresServer) -> AsyncIterator[Pla
         open_bus(nats.url("inference"), name="inference") as inference,
         open_bus(nats.url("cli"), name="cli") as cli,
     ):
-        stored = Stored(
-            edge, Positions(Bucket(edge, subjects.KV_POSITIONS), lambda: False), patience=5.0
-        )
+        stored = of_edge(edge)
         engine = open_engine(url, pool_size=1)
         await fill(stored, edge, inference)
         yield Place(url, engine, cli, stored)
@@ -94,7 +83,7 @@ async def fill(stored: Stored, edge: Bus, inference: Bus) -> None:
         for title in ("kept", "gone")
     ]
     for conversation in (kept, gone):
-        body = writes.AddItems(conversation, [message("one"), message("two")])
+        body = writes.AddItems(conversation, [stored_item("one"), stored_item("two")])
         added = msgspec.json.decode(
             await stored.command("conversations", "add_items", CALLER, body)
         )

@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 
+from bus import Bucket, Bus
+from edge import stored as edge_stored
+from schemas import subjects
 from tests.support.edge import edge_settings, running_edge, store_key
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.persistence import running_worker
@@ -53,6 +57,19 @@ async def running_stored(
 def message(text: str, role: str = "user") -> dict[str, str]:
     """A message as a client sends it."""
     return {"type": "message", "role": role, "content": text}
+
+
+def stored_item(words: str) -> msgspec.Raw:
+    """A user's message as a command carries it."""
+    content = [{"type": "input_text", "text": words}]
+    item = {**message(words), "status": "completed", "content": content}
+    return msgspec.Raw(msgspec.json.encode(item))
+
+
+def of_edge(bus: Bus) -> edge_stored.Stored:
+    """What an edge alone reads and writes with."""
+    positions = edge_stored.Positions(Bucket(bus, subjects.KV_POSITIONS), lambda: False)
+    return edge_stored.Stored(bus, positions, patience=5.0)
 
 
 def talk(count: int) -> list[dict[str, str]]:

@@ -539,11 +539,13 @@ class _Connection(asyncio.Protocol):
         elif self._got_data and not self._paused and now >= self._last + request.between:
             self._time_out("went silent in its answer", request.between)
         else:
-            self._timer = self._loop.call_at(self._next_due(), self._on_timer)
+            self._timer = self._loop.call_at(self._next_due(now), self._on_timer)
 
-    def _next_due(self) -> float:
-        """When time may run out next, if nothing comes until then."""
-        now = self._loop.time()
+    def _next_due(self, now: float) -> float:
+        """When time may run out next, if nothing comes until then.
+
+        `now` is when it was looked at last: what became due since has not been seen.
+        """
         request = self._request
         # Whatever comes first from now on gets its `between` in full: not before this.
         due = self._last + request.between if self._got_data and not self._paused else 0.0

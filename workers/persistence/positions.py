@@ -19,10 +19,6 @@ _IS_ERASED = text(
     "SELECT applied @> int8range(1, CAST(:first AS int8))"
     " FROM projection_positions WHERE name = 'erased'"
 )
-_HAS_REACHED = text(
-    "SELECT applied @> int8range(lower(applied), CAST(:seq AS int8), '[]')"
-    " FROM projection_positions WHERE name = 'log' AND lower(applied) <= :seq"
-)
 _REACHED = text(
     "SELECT upper(stretch) - 1 FROM"
     " (SELECT unnest(applied) AS stretch FROM projection_positions WHERE name = 'log') AS s"
@@ -52,11 +48,6 @@ async def note_erased(connection: AsyncConnection, sequences: Sequence[int]) -> 
 async def is_whole(connection: AsyncConnection, first: int) -> bool:
     """Tell whether a log that begins with `first` lacks nothing but what was erased."""
     return first <= 1 or bool(await connection.scalar(_IS_ERASED, {"first": first}))
-
-
-async def has_reached(connection: AsyncConnection, seq: int) -> bool:
-    """Tell whether everything up to `seq` was taken in."""
-    return bool(await connection.scalar(_HAS_REACHED, {"seq": seq}))
 
 
 async def reached(connection: AsyncConnection) -> int:

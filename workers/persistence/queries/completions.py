@@ -3,7 +3,7 @@
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, cast, literal, select
+from sqlalchemy import ColumnElement, Row, and_, cast, literal, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -11,7 +11,7 @@ from schemas.api.lists import encode_page
 from schemas.commands import encode
 from schemas.errors import InvalidRequest, NotFound
 from schemas.queries import AskCompletion, AskCompletions
-from workers.persistence.queries.pages import read_page
+from workers.persistence.queries.pages import OwnedList, read_owned
 from workers.persistence.tables import stored_completions
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -40,20 +40,8 @@ async def list_completions(connection: AsyncConnection, ask: AskCompletions) -> 
         question = question.where(
             table.metadata.contains(cast(literal(ask.metadata, JSONB), JSONB))
         )
-    places: dict[str, str] = {}
-    for param in ("after", "before"):
-        cursor = getattr(ask.paging, param)
-        if cursor is not None:
-            known = select(table.id).where(table.id == cursor, table.principal == ask.principal)
-            if await connection.scalar(known) is None:
-                raise InvalidRequest(f"'{param}': there is no completion {cursor}", param=param)
-            places[param] = cursor
-    page = await read_page(connection, question, table.id, ask.paging, **places)
-    return encode_page(
-        [row.id for row in page.rows],
-        [to_completion(row.body, row.metadata) for row in page.rows],
-        has_more=page.has_more,
-    )
+    owned = OwnedList(stored_completions, "completion", ask.principal, ask.paging)
+    return await read_owned(connection, question, owned, _encode)
 
 
 async def list_messages(connection: AsyncConnection, ask: AskCompletion) -> bytes:
@@ -105,3 +93,7 @@ def _is_owned(completion_id: str, principal: str | None) -> ColumnElement[bool]:
     table = stored_completions.c
     wanted = and_(table.id == completion_id, table.deleted_at.is_(None))
     return wanted if principal is None else and_(wanted, table.principal == principal)
+
+
+def _encode(found: Row[Any]) -> bytes:
+    return to_completion(found.body, found.metadata)

@@ -13,7 +13,7 @@ from schemas.queries import AskConversation, AskConversations, AskItem, AskItems
 from workers.persistence.changes import to_row
 from workers.persistence.commands.conversations import to_conversation
 from workers.persistence.conditions import lives, living
-from workers.persistence.queries.pages import read_page
+from workers.persistence.queries.pages import OwnedList, read_owned, read_page
 from workers.persistence.tables import (
     conversation_branches,
     conversation_items,
@@ -49,20 +49,8 @@ async def list_conversations(connection: AsyncConnection, ask: AskConversations)
         question = question.where(table.project_id == ask.project_id, lives(ask.project_id))
     if ask.search is not None:
         question = question.where(table.id.in_(_found(ask.search, ask.principal or "")))
-    for param in ("after", "before"):
-        cursor = getattr(ask.paging, param)
-        if cursor is not None:
-            await _require_cursor(connection, cursor, ask.principal, param)
-    page = await read_page(
-        connection,
-        question,
-        table.id,
-        ask.paging,
-        after=ask.paging.after,
-        before=ask.paging.before,
-    )
-    ids = [row.id for row in page.rows]
-    return encode_page(ids, list(map(_encode, page.rows)), has_more=page.has_more)
+    owned = OwnedList(conversations, "conversation", ask.principal, ask.paging)
+    return await read_owned(connection, question, owned, _encode)
 
 
 async def list_items(connection: AsyncConnection, ask: AskItems) -> bytes:
@@ -143,17 +131,6 @@ def is_owned(conversation_id: str, principal: str | None) -> ColumnElement[bool]
     table = conversations.c
     wanted = and_(table.id == conversation_id, table.deleted_at.is_(None))
     return wanted if principal is None else and_(wanted, table.principal == principal)
-
-
-async def _require_cursor(
-    connection: AsyncConnection, cursor: str, principal: str | None, param: str
-) -> None:
-    """A deleted conversation still marks a place. Raises InvalidRequest."""
-    question = select(conversations.c.id).where(
-        conversations.c.id == cursor, conversations.c.principal == principal
-    )
-    if await connection.scalar(question) is None:
-        raise InvalidRequest(f"'{param}': there is no conversation {cursor}", param=param)
 
 
 async def _position(

@@ -1,11 +1,12 @@
 """Pages of a list: a keyset on a sortable column, in either direction, from a row on."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Row, Select, Table, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from schemas.api.lists import Paging
+from schemas.api.lists import Paging, encode_page
 from schemas.errors import InvalidRequest
 
 
@@ -14,6 +15,18 @@ class Page(NamedTuple):
 
     rows: list[Row[Any]]
     has_more: bool
+
+
+class OwnedList(NamedTuple):
+    """A list of one principal's objects, which are called `noun`."""
+
+    table: Table
+    noun: str
+    principal: str | None
+    paging: Paging
+
+
+Encode = Callable[[Row[Any]], bytes]
 
 
 async def read_page(
@@ -40,14 +53,28 @@ async def read_page(
     return Page(rows[::-1] if backwards else rows, has_more)
 
 
-async def require_cursors(
-    connection: AsyncConnection, table: Table, principal: str | None, paging: Paging, noun: str
-) -> None:
+async def read_owned(
+    connection: AsyncConnection, question: Select[Any], list_: OwnedList, encode: Encode
+) -> bytes:
+    """The page of a principal's objects, by their age, as it is served. Raises InvalidRequest."""
+    table, paging = list_.table, list_.paging
+    await _require_cursors(connection, list_)
+    page = await read_page(
+        connection, question, table.c.id, paging, after=paging.after, before=paging.before
+    )
+    objects = [encode(row) for row in page.rows]
+    return encode_page([row.id for row in page.rows], objects, has_more=page.has_more)
+
+
+async def _require_cursors(connection: AsyncConnection, list_: OwnedList) -> None:
     """A principal's object marks a place, also a deleted one. Raises InvalidRequest."""
+    table = list_.table
     for param in ("after", "before"):
-        cursor = getattr(paging, param)
+        cursor = getattr(list_.paging, param)
         if cursor is None:
             continue
-        question = select(table.c.id).where(table.c.id == cursor, table.c.principal == principal)
+        question = select(table.c.id).where(
+            table.c.id == cursor, table.c.principal == list_.principal
+        )
         if (await connection.execute(question.limit(1))).first() is None:
-            raise InvalidRequest(f"'{param}': there is no {noun} {cursor}", param=param)
+            raise InvalidRequest(f"'{param}': there is no {list_.noun} {cursor}", param=param)

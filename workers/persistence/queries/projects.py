@@ -5,14 +5,13 @@ from typing import Any
 from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from schemas.api.lists import encode_page
 from schemas.api.projects import Project
 from schemas.commands import encode
 from schemas.errors import NotFound
 from schemas.queries import AskProject, AskProjects
 from workers.persistence.changes import find, to_row
 from workers.persistence.commands.projects import to_project
-from workers.persistence.queries.pages import read_page, require_cursors
+from workers.persistence.queries.pages import OwnedList, read_owned
 from workers.persistence.tables import projects
 
 
@@ -33,17 +32,8 @@ async def list_projects(connection: AsyncConnection, ask: AskProjects) -> bytes:
         question = question.where(table.is_archived == ask.archived)
     if ask.favorite is not None:
         question = question.where(table.is_favorite == ask.favorite)
-    await require_cursors(connection, projects, ask.principal, ask.paging, "project")
-    page = await read_page(
-        connection,
-        question,
-        table.id,
-        ask.paging,
-        after=ask.paging.after,
-        before=ask.paging.before,
-    )
-    ids = [row.id for row in page.rows]
-    return encode_page(ids, list(map(_encode, page.rows)), has_more=page.has_more)
+    owned = OwnedList(projects, "project", ask.principal, ask.paging)
+    return await read_owned(connection, question, owned, _encode)
 
 
 def _encode(found: Row[Any]) -> bytes:

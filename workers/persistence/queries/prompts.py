@@ -14,7 +14,7 @@ from schemas.queries import AskPrompt, AskPrompts, AskPromptVersions, AskRendere
 from workers.persistence import changes
 from workers.persistence.commands.prompts import find_newest, is_prompt, to_prompt
 from workers.persistence.conditions import lives, living
-from workers.persistence.queries.pages import read_page, require_cursors
+from workers.persistence.queries.pages import OwnedList, read_owned, read_page
 from workers.persistence.tables import prompt_templates
 
 _SERVED = [
@@ -47,17 +47,8 @@ async def list_prompts(connection: AsyncConnection, ask: AskPrompts) -> bytes:
         question = question.where(table.project_id == ask.project_id, lives(ask.project_id))
     if ask.model is not None:
         question = question.where(table.model == ask.model)
-    await require_cursors(connection, prompt_templates, ask.principal, ask.paging, "prompt")
-    page = await read_page(
-        connection,
-        question,
-        table.id,
-        ask.paging,
-        after=ask.paging.after,
-        before=ask.paging.before,
-    )
-    ids = [row.id for row in page.rows]
-    return encode_page(ids, list(map(_encode, page.rows)), has_more=page.has_more)
+    owned = OwnedList(prompt_templates, "prompt", ask.principal, ask.paging)
+    return await read_owned(connection, question, owned, _encode)
 
 
 async def list_versions(connection: AsyncConnection, ask: AskPromptVersions) -> bytes:

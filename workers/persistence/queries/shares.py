@@ -1,17 +1,18 @@
 """Reading shares: their owners', and what everybody may see of one."""
 
+from typing import Any
+
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from schemas.api.lists import encode_page
 from schemas.commands import encode
-from schemas.errors import Gone, InvalidRequest, NotFound
+from schemas.errors import Gone, NotFound
 from schemas.queries import AskPublicShare, AskShares
 from workers.persistence.changes import to_row
 from workers.persistence.commands.shares import to_share
 from workers.persistence.queries.conversations import is_owned
-from workers.persistence.queries.pages import read_page
+from workers.persistence.queries.pages import OwnedList, read_owned
 from workers.persistence.tables import conversations, shares
 
 _SERVED = [column for column in shares.c if column.name != "snapshot"]
@@ -34,20 +35,8 @@ async def list_shares(connection: AsyncConnection, ask: AskShares) -> bytes:
         question = question.where(table.conversation_id == ask.conversation)
     if not ask.include_revoked:
         question = question.where(table.revoked_at.is_(None))
-    for param in ("after", "before"):
-        cursor = getattr(ask.paging, param)
-        if cursor is not None:
-            await _require_cursor(connection, cursor, ask.principal, param)
-    page = await read_page(
-        connection,
-        question,
-        table.id,
-        ask.paging,
-        after=ask.paging.after,
-        before=ask.paging.before,
-    )
-    objects = [encode(to_share(to_row(row._mapping))) for row in page.rows]
-    return encode_page([row.id for row in page.rows], objects, has_more=page.has_more)
+    owned = OwnedList(shares, "share", ask.principal, ask.paging)
+    return await read_owned(connection, question, owned, _encode)
 
 
 async def get_public(connection: AsyncConnection, ask: AskPublicShare) -> bytes:
@@ -80,9 +69,5 @@ async def _require_conversation(
         raise NotFound(f"there is no conversation {conversation_id}")
 
 
-async def _require_cursor(
-    connection: AsyncConnection, cursor: str, principal: str | None, param: str
-) -> None:
-    question = select(shares.c.id).where(shares.c.id == cursor, shares.c.principal == principal)
-    if await connection.scalar(question) is None:
-        raise InvalidRequest(f"'{param}': there is no share {cursor}", param=param)
+def _encode(found: Row[Any]) -> bytes:
+    return encode(to_share(to_row(found._mapping)))

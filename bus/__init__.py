@@ -7,13 +7,10 @@ from bus.connection import (
     Bus,
     Stored,
     Subscription,
-    attach,
-    connect,
-    connect_options,
     header_block,
-    open_bus,
 )
 from bus.objects import ObjectStore, open_store
+from bus.opening import attach, connect, connect_options, open_bus
 from bus.pull import Batches, Delivery, Pull
 from bus.wire import Message, header_value
 

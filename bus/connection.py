@@ -4,15 +4,13 @@ import asyncio
 import calendar
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 import structlog
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
-from nats.errors import StaleConnectionError
 from nats.js.client import JetStreamContext
 
 from bus.wire import CRLF, FastReader, Message, OnMessage, Writer
@@ -22,7 +20,6 @@ logger = structlog.get_logger()
 
 WRONG_LAST_SEQUENCE = 10071
 QUEUE_FULL = frozenset({10077, 10047})  # too many messages for the stream or for the subject
-_ERASED = frozenset({10037, 10043, 10057})  # there is no such message (any more)
 _SWEEP = 0.25  # seconds between looks for publishes whose ack is overdue
 _BATCH = 256  # messages of one direct get
 _BATCH_BYTES = 1 << 18  # of one direct get, one message more at most: who reads may hold no more
@@ -49,24 +46,6 @@ class _PubAck(msgspec.Struct):
     error: _ApiError | None = None
 
 
-class _StreamState(msgspec.Struct):
-    first_seq: int
-    last_seq: int
-    messages: int = 0
-
-
-class _Stream(msgspec.Struct):
-    state: _StreamState
-
-
-class _AckFloor(msgspec.Struct, frozen=True):
-    stream_seq: int = 0
-
-
-class _Consumer(msgspec.Struct):
-    ack_floor: _AckFloor = _AckFloor()
-
-
 class Stored(msgspec.Struct, frozen=True):
     """A message read back from a stream; `time` in unix seconds."""
 
@@ -79,8 +58,6 @@ class Stored(msgspec.Struct, frozen=True):
 
 OnAck = Callable[[Ack | BusError], None]
 _OnReply = Callable[[Message | None], bool]  # None: no answer came; True: no more is expected
-_decode_stream = msgspec.json.Decoder(_Stream).decode
-_decode_consumer = msgspec.json.Decoder(_Consumer).decode
 _decode_pub_ack = msgspec.json.Decoder(_PubAck).decode
 
 
@@ -262,34 +239,6 @@ class Bus:
         if message.status == 503:
             raise NoResponders(f"nobody answers on {subject}")
         return message
-
-    async def bounds(self, stream: str) -> tuple[int, int]:
-        """Ask for the first and the last sequence of a stream's messages. Raises BusError."""
-        answer = await self.ask(f"$JS.API.STREAM.INFO.{stream}", b"")
-        state = _decode_stream(answer).state
-        return state.first_seq, state.last_seq
-
-    async def erase(self, stream: str, seq: int) -> None:
-        """Overwrite a message in its stream's file. Idempotent. Raises BusError."""
-        asked = msgspec.json.encode({"seq": seq, "no_erase": False})
-        answer = await self.ask(f"$JS.API.STREAM.MSG.DELETE.{stream}", asked, timeout=10.0)
-        error = _decode_pub_ack(answer).error
-        if error is not None and error.err_code not in _ERASED:
-            raise BusError(error.description, err_code=error.err_code)
-
-    async def compact_empty(self, stream: str) -> bool:
-        """Drop a stream's files if it is empty; what comes meanwhile stays. Raises BusError."""
-        state = _decode_stream(await self.ask(f"$JS.API.STREAM.INFO.{stream}", b"")).state
-        if state.messages:
-            return False
-        asked = msgspec.json.encode({"seq": state.last_seq + 1})
-        await self.ask(f"$JS.API.STREAM.PURGE.{stream}", asked, timeout=10.0)
-        return True
-
-    async def ack_floor(self, stream: str, consumer: str) -> int:
-        """Ask up to where a consumer has nothing left to hand out. Raises BusError."""
-        answer = await self.ask(f"$JS.API.CONSUMER.INFO.{stream}.{consumer}", b"")
-        return _decode_consumer(answer).ack_floor.stream_seq
 
     def expect(self, on_reply: _OnReply, timeout: float) -> str:
         """Make a subject for answers that come later than an ack; they go to `on_reply`.
@@ -479,72 +428,3 @@ def _to_unix(stamp: bytes) -> float:
         return 0.0
     whole = calendar.timegm(time.strptime(seconds.decode(), "%Y-%m-%dT%H:%M:%S"))
     return (whole * 1_000_000_000 + int(fraction.ljust(9, b"0")[:9])) / 1e9
-
-
-@asynccontextmanager
-async def open_bus(url: str, *, name: str) -> AsyncIterator[Bus]:
-    """Connect to NATS as `name` and keep the connection for the context's life.
-
-    Raises BusUnavailable if the server can't be reached within 5 s or refuses the credentials.
-    """
-    nc = await connect(url, name=name)
-    bus = await attach(nc)
-    try:
-        yield bus
-    finally:
-        await bus.close()
-
-
-async def connect(url: str, *, name: str) -> Client:
-    """Open a nats-py client with the options that every process of this server uses."""
-    seen: list[Exception] = []
-
-    async def note(error: Exception) -> None:
-        seen.append(error)
-        if "authorization" in str(error).lower():
-            refused.set()  # trying again, as for a server that starts late, would not help
-
-    refused = asyncio.Event()
-    nc = Client()
-    options = connect_options(url, name=name) | {"error_cb": note}
-    opening = asyncio.ensure_future(nc.connect(url, **options))
-    waiting = asyncio.ensure_future(refused.wait())
-    await asyncio.wait({opening, waiting}, timeout=5, return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
-    if opening.done() and opening.exception() is None:
-        nc._error_cb = _log_error
-        return nc
-    opening.cancel()
-    reason = seen[-1] if seen else "no answer within 5 s"
-    raise BusUnavailable(f"NATS can't be reached: {reason}")
-
-
-def connect_options(url: str, *, name: str) -> dict[str, Any]:
-    """Options for nats-py's connect, also when FastStream makes the call.
-
-    Each user has an inbox prefix of its own, `_INBOX.<user>`: nobody can read others' answers.
-    """
-    user = urlsplit(url).username
-    return {
-        "name": name,
-        "inbox_prefix": f"_INBOX.{user}" if user else "_INBOX",
-        "max_reconnect_attempts": -1,
-        "reconnect_time_wait": 0.1,
-        "connect_timeout": 2,
-        "ping_interval": 5,
-        "max_outstanding_pings": 2,
-        "error_cb": _log_error,
-    }
-
-
-async def _log_error(error: Exception) -> None:
-    # That the bus is away is told once, not for each try to reach it.
-    note = logger.debug if isinstance(error, OSError | StaleConnectionError) else logger.warning
-    note("nats", error=str(error) or type(error).__name__)
-
-
-async def attach(nc: Client) -> Bus:
-    """Put a Bus on an open nats-py connection, for instance FastStream's."""
-    bus = Bus(nc)
-    await bus.start()
-    return bus

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from bus import Bus, Stored, header_value, open_bus
+from bus import Bus, Stored, header_value, open_bus, streams
 from cli.exits import Exit
 from cli.moments import past_moment
 from cli.progress import Progress
@@ -58,7 +58,7 @@ async def write_log(
     belongs: "Belongs",
 ) -> int:
     """Write the log as far as it is now, one batch after the other; returns how many facts."""
-    first, last = await bus.bounds(subjects.EVENTS)
+    first, last = await streams.bounds(bus, subjects.EVENTS)
     progress = Progress("exported", last - first + 1)
     start = datetime.fromtimestamp(since, UTC).isoformat() if since is not None else None
     messages = bus.read_subject(subjects.EVENTS, "events.>", max(first, 1), start_time=start)

@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple
 
 import msgspec
 
-from bus import Ack, Bus, header_value, open_bus
+from bus import Ack, Bus, header_value, open_bus, streams
 from cli.exits import BadSetup, Exit
 from cli.progress import Progress
 from cli.state import default_data, load
@@ -75,7 +75,7 @@ async def import_file(bus: Bus, file: BinaryIO, *, append: bool = False) -> int:
         return 0
     export = _name_of(first)
     done = await _find_start(bus, export, append=append)
-    _, end = await bus.bounds(subjects.EVENTS)
+    _, end = await streams.bounds(bus, subjects.EVENTS)
     sender = _Sender(bus, export, None if append else end)
     try:
         if first.seq > done:

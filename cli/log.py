@@ -20,7 +20,7 @@ from cli.timeline import in_order
 from schemas import ids, subjects
 from schemas.commands import Kind
 from schemas.errors import BusError, BusUnavailable, InternalError, NotFound, Unavailable
-from schemas.queries import AskRun, RunEvents, RunFacts
+from schemas.queries.runs import AskRun, RunEvents, RunFacts
 
 HELP = "show what happened to a run, a conversation, a trace; or which runs there were"
 _CONVERSATION = re.compile(r"conv_[0-9a-zA-Z]{1,64}")

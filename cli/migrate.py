@@ -7,7 +7,7 @@ from pathlib import Path
 import structlog
 
 from bus import topology
-from bus.connection import connect
+from bus.opening import connect
 from cli import logs
 from cli.discovery import discover_all
 from cli.exits import Exit

@@ -14,7 +14,7 @@ from cli.run_reader import ask
 from cli.timeline import printable, show_time
 from schemas.api.replays import Replay
 from schemas.errors import JanError
-from schemas.queries import AskRuns, RunList
+from schemas.queries.runs import AskRuns, RunList
 from schemas.transcripts import Transcript
 
 _PAGE = 100

@@ -16,7 +16,8 @@ from cli.run_reader import ask
 from cli.timeline import printable, show_time
 from schemas import events, subjects
 from schemas.errors import BusError, InternalError, NotFound, Unavailable
-from schemas.queries import AskRun, AskRuns, RunFacts, RunList, encode_answer
+from schemas.queries import encode_answer
+from schemas.queries.runs import AskRun, AskRuns, RunFacts, RunList
 
 _PAGE = 100
 _FACTS_OF_RUNS = "events.run.*.*"

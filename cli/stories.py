@@ -13,16 +13,8 @@ from cli.timeline import Fact, printable
 from schemas import subjects
 from schemas.errors import BusError, InternalError, Unavailable
 from schemas.events import decode_state_changed
-from schemas.queries import (
-    AskEntity,
-    AskRun,
-    AskRuns,
-    EntityEvents,
-    EventAt,
-    RunEvents,
-    RunFacts,
-    RunList,
-)
+from schemas.queries.entities import AskEntity, EntityEvents
+from schemas.queries.runs import AskRun, AskRuns, EventAt, RunEvents, RunFacts, RunList
 
 _MOST_RUNS = 500  # the newest ones
 _PAGE = 100

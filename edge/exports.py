@@ -17,7 +17,7 @@ from schemas.api.conversations import Exported
 from schemas.api.lists import Paging
 from schemas.commands import encode
 from schemas.errors import JanError, NotFound, Unavailable
-from schemas.queries import AskConversation, AskConversations, AskExport, ExportPage
+from schemas.queries.conversations import AskConversation, AskConversations, AskExport, ExportPage
 
 logger = structlog.get_logger()
 

@@ -13,8 +13,9 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from edge.metrics import Metrics
+from edge.orders import Caller, Order
 from edge.prompts import REFERENCE, in_own_words, with_prompt
-from edge.runs import Caller, Note, Order, Runs
+from edge.runs import Note, Runs
 from edge.sse import Answering
 from edge.state import state_of
 from edge.turns import in_conversation

@@ -9,7 +9,7 @@ from bus.buckets import Bucket
 from schemas import frames
 from schemas.commands import Kind
 from schemas.errors import Conflict, IdempotencyConflict, InvalidRequest, JanError
-from schemas.queries import RunResult
+from schemas.queries.runs import RunResult
 
 MAX_KEY = 255  # characters: what Stripe and others allow
 

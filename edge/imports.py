@@ -7,8 +7,8 @@ from typing import Final
 
 import msgspec
 
+from edge.orders import Caller
 from edge.requests import step_of
-from edge.runs import Caller
 from edge.stored import Stored
 from schemas import writes
 from schemas.api.conversations import (

@@ -5,14 +5,15 @@ from typing import Final
 
 import msgspec
 
-from edge.runs import Order
+from edge.orders import Order
 from edge.stored import Stored
 from schemas.api import chat
 from schemas.api.needs import Needs, needs_of
 from schemas.api.prompts import MAX_VARIABLES_BYTES, Rendered
 from schemas.commands import encode
 from schemas.errors import InvalidRequest
-from schemas.queries import AskRendered, decode_answer
+from schemas.queries import decode_answer
+from schemas.queries.prompts import AskRendered
 
 REFERENCE: Final = b'"prompt"'  # a body without it refers to none
 _split = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edge.generation import to_caller
-from edge.runs import Caller
+from edge.orders import Caller
 from edge.state import state_of
 from edge.stored import Stored
 from schemas.api.decoding import to_invalid_request

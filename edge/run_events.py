@@ -9,7 +9,7 @@ from schemas import events
 from schemas.api.runs import RunEvent, to_error
 from schemas.commands import RunInference, encode
 from schemas.ids import trace_id_of
-from schemas.queries import EventAt
+from schemas.queries.runs import EventAt
 
 _REDACTED: Final = "[redacted]"
 # Credentials that a client may have put into its request, for a tool's server for instance.

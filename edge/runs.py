@@ -8,42 +8,41 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar, get_args
+from dataclasses import dataclass
+from typing import TypeVar, get_args
 
 import msgspec
 import structlog
 
 from bus.buckets import Bucket
-from bus.connection import QUEUE_FULL, Ack, Bus
+from bus.connection import Bus
 from bus.objects import ObjectStore
 from bus.wire import Message
 from edge import idempotency
 from edge.admission import Admission
 from edge.inbox import Inbox, Reader
+from edge.jobs import Jobs
+from edge.orders import Caller, Order
 from schemas import frames, ids, subjects
 from schemas.api.needs import Needs
-from schemas.commands import REQUESTS, CancelRun, Kind, RunInference, Target, Turn, encode
-from schemas.content import Content, shorten
+from schemas.commands import CancelRun, Kind, Target, encode
+from schemas.content import Content
 from schemas.errors import (
     BusError,
-    BusTimeout,
     BusUnavailable,
     JanError,
     NotFound,
     QueueFull,
     Unavailable,
 )
-from schemas.events import RunRefused, Status, encode_event, encode_run_accepted
-from schemas.queries import AskRun, RunResult, decode_answer
+from schemas.events import Status
+from schemas.queries import decode_answer
+from schemas.queries.runs import AskRun, RunResult
 
 logger = structlog.get_logger()
 _T = TypeVar("_T")
 Note = Callable[[int], Awaitable[None]]  # takes the sequence of what a client has had written
 
-MAX_EMBEDDED = (
-    1 << 20
-)  # bytes of a body that travel on the bus; larger ones lie in the object store
 _CANCEL_WAIT = 2.0  # seconds that a cancel waits for the run's end
 _CANCEL_PATIENCE = 30.0  # seconds that a cancel is tried for while the bus is away
 _ANY_EDGE = "_"  # a name that no edge has: only those who read the run answer
@@ -67,46 +66,6 @@ class RunOptions:
     heartbeat: float = 15.0
     log_content: Content = "full"  # of runs that are not stored: these are known by the log alone
     slack: float = 5.0  # how long after its deadline the worker's own word about it is awaited
-
-
-class Into(NamedTuple):
-    """A conversation that a request goes on with; `keep`: what is said is added to it."""
-
-    conversation: str
-    branch: str | None = None
-    keep: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What a request asks for; `body` is the client's JSON as it came.
-
-    `resolved` is what the job carries where that differs: the same with what it only refers to.
-    `into` is a conversation, which becomes a `turn` when its history has been read.
-    """
-
-    kind: Kind
-    model: str
-    body: bytes
-    stream: bool = False
-    include_usage: bool = False
-    needs: Needs = field(default_factory=dict)  # what a deployment must be able to do
-    resolved: bytes | None = None
-    into: Into | None = None
-    turn: Turn | None = None
-    store: bool = False
-    headers: tuple[tuple[bytes, bytes], ...] = ()  # of the answer
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks."""
-
-    principal: str
-    request_id: str
-    api_key: str | None = None
-    traceparent: str | None = None
-    idempotency_key: str | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -144,7 +103,9 @@ class Runs:
     ) -> None:
         self._bus = bus
         self._inbox = inbox
-        self._objects = objects
+        self._jobs = Jobs(
+            bus, objects, timeout=options.accept_timeout, log_content=options.log_content
+        )
         self._admission = admission
         self.options = options
         self._has_peers = has_peers
@@ -179,7 +140,7 @@ class Runs:
         entry = self._new_entry(caller, "")
         run = self._begin(entry, order, self.options.grace)
         try:
-            await self._publish(entry, order, caller, targets)
+            await self._jobs.publish(entry, order, caller, targets)
         except QueueFull:
             await self._close(run)
             raise
@@ -280,7 +241,7 @@ class Runs:
     ) -> None:
         """Publish a keyed run. If that fails the key keeps its run: a repeat tries it again."""
         try:
-            await self._publish(entry, order, caller, targets)
+            await self._jobs.publish(entry, order, caller, targets)
         except BaseException:
             await self._close(run)
             raise
@@ -368,93 +329,6 @@ class Runs:
             self._idle.set()
         await self._inbox.release(run.reader)
 
-    async def _publish(
-        self, entry: idempotency.Entry, order: Order, caller: Caller, targets: list[Target]
-    ) -> None:
-        """Store the job and the fact that it was accepted, both at once.
-
-        The job carries the resolved request, the fact the client's own.
-        """
-        run_id = entry.run_id
-        job = RunInference(
-            run_id=run_id,
-            kind=order.kind,
-            edge=entry.edge,
-            principal=caller.principal,
-            model=order.model,
-            targets=targets,
-            created=entry.created,
-            deadline=entry.deadline,
-            request_id=caller.request_id,
-            stream=order.stream,
-            include_usage=order.include_usage,
-            api_key=caller.api_key,
-            traceparent=caller.traceparent,
-            turn=order.turn,
-            store=order.store,
-            content="full" if order.turn or order.store else self.options.log_content,
-        )
-        told = work = encode(await self._carrying(job, order.body, run_id))
-        if order.resolved is not None:
-            work = encode(await self._carrying(job, order.resolved, f"{run_id}.resolved"))
-        if job.content != "full":
-            told = encode(_told_less(job, order.body))
-        subject = subjects.inference_job(targets[0].pool, subjects.INTERACTIVE)
-        await self._store_both(run_id, subject, work, told)
-
-    async def _carrying(self, job: RunInference, body: bytes, name: str) -> RunInference:
-        """The job with a request in it, or with where a large one lies in the object store."""
-        if len(body) <= MAX_EMBEDDED:
-            return msgspec.structs.replace(job, request=msgspec.Raw(body))
-        reference = f"{REQUESTS}/{name}"
-        await self._objects.put(reference, body)
-        return msgspec.structs.replace(job, request_ref=reference)
-
-    async def _store_both(self, run_id: str, subject: str, job: bytes, told_job: bytes) -> None:
-        both: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        answers: dict[str, Ack | BusError] = {}
-
-        def told(what: str) -> Callable[[Ack | BusError], None]:
-            def on_ack(ack: Ack | BusError) -> None:
-                answers[what] = ack
-                if len(answers) == 2 and not both.done():
-                    both.set_result(None)
-
-            return on_ack
-
-        send, timeout = self._bus.send_stored, self.options.accept_timeout
-        send(
-            subject,
-            job,
-            told("job"),
-            msg_id=f"JOBS:inference:{run_id}:0",
-            timeout=timeout,
-        )
-        send(
-            subjects.run_event("accepted", run_id),
-            encode_run_accepted(told_job, time.time()),
-            told("event"),
-            msg_id=f"EVENTS:run.accepted:{run_id}:0",
-            timeout=timeout,
-        )
-        await both
-        refusals = [answer for answer in answers.values() if isinstance(answer, BusError)]
-        if refusals:
-            error = _refusal(refusals[0])
-            if isinstance(answers["job"], BusError) and not isinstance(answers["job"], BusTimeout):
-                self._tell_refused(run_id, error)
-            raise error
-
-    def _tell_refused(self, run_id: str, error: JanError) -> None:
-        """Tell the log, which may have the run as accepted, that its job never will be."""
-        refused = RunRefused(run_id=run_id, at=time.time(), error=msgspec.Raw(error.to_wire()))
-        self._bus.send_stored(
-            subjects.run_event("refused", run_id),
-            encode_event(refused),
-            lambda _: None,
-            msg_id=f"EVENTS:run.refused:{run_id}:0",
-        )
-
     async def _abandon(self, run: Run) -> None:
         """Cancel a run that nobody reads any more, once its grace is over."""
         run_id = run.run_id
@@ -532,14 +406,6 @@ async def open_runs(runs: Runs) -> AsyncIterator[Runs]:
         await runs.close()
 
 
-def _told_less(job: RunInference, body: bytes) -> RunInference:
-    """The job as the log gets it where content is shortened or left out."""
-    short = shorten(body) if job.content == "short" else b""
-    return msgspec.structs.replace(
-        job, request=msgspec.Raw(short) if 0 < len(short) <= MAX_EMBEDDED else None
-    )
-
-
 async def _told(work: Coroutine[None, None, _T]) -> _T:
     """Await something of the bus; its errors as clients see them."""
     try:
@@ -553,12 +419,6 @@ async def _logged(work: Coroutine[None, None, None]) -> None:
         await work
     except JanError as error:
         logger.warning("a run could not be cancelled", error=error.message)
-
-
-def _refusal(answer: BusError) -> JanError:
-    if answer.err_code in QUEUE_FULL:
-        return QueueFull("the queue of this model's workers is full", retry_after=1)
-    return BusUnavailable("the message bus did not store the request", retry_after=1)
 
 
 def _status_of(reader: Reader) -> str:

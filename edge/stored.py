@@ -17,7 +17,7 @@ import structlog
 from bus.buckets import Bucket
 from bus.connection import QUEUE_FULL, Bus
 from bus.wire import Message
-from edge.runs import Caller
+from edge.orders import Caller
 from schemas import ids, subjects
 from schemas.commands import BEGUN, Command, decode_reply, encode
 from schemas.errors import (

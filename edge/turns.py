@@ -10,12 +10,13 @@ from typing import Final
 
 import msgspec
 
-from edge.runs import Order
+from edge.orders import Order
 from edge.stored import Stored
 from schemas.api.items import MAX_ITEMS_BYTES
 from schemas.commands import Turn, encode
 from schemas.errors import InvalidRequest
-from schemas.queries import AskContext, Context, decode_answer
+from schemas.queries import decode_answer
+from schemas.queries.conversations import AskContext, Context
 
 _PER_MESSAGE: Final = 512  # bytes that a stored message has besides its text
 _INSTRUCTIONS: Final = ("system", "developer")

@@ -12,7 +12,7 @@ import time
 
 import msgspec
 
-from bus import Ack, Bus, open_bus
+from bus import Ack, Bus, open_bus, streams
 from cli.exits import Exit
 from cli.launch import LaunchedServer
 from cli.measure import cpu
@@ -123,7 +123,7 @@ def _story(edge: Bus, inference: Bus) -> list[tuple[Bus, str, bytes]]:
 
 async def _until_acked(bus: Bus, last: int) -> float:
     began = time.monotonic()
-    while await bus.ack_floor(subjects.EVENTS, "persistence-log") < last:
+    while await streams.ack_floor(bus, subjects.EVENTS, "persistence-log") < last:
         if time.monotonic() - began > _PATIENCE:
             raise Exit("the persistence worker does not catch up")
         await asyncio.sleep(0.1)

@@ -13,7 +13,7 @@ from schemas import writes
 from schemas.api import conversations as api
 from schemas.api.items import to_message
 from schemas.commands import encode
-from schemas.queries import AskBranch
+from schemas.queries.conversations import AskBranch
 
 NOUN: Final = "conversations"
 

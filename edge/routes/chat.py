@@ -3,7 +3,7 @@
 from starlette.routing import BaseRoute, Route
 
 from edge.generation import Cancel, Resume, Start
-from edge.runs import Into, Order
+from edge.orders import Into, Order
 from schemas.api import chat
 from schemas.api.fields import require_stream
 from schemas.api.items import MAX_ITEMS_BYTES

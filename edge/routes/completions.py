@@ -3,7 +3,7 @@
 from starlette.routing import BaseRoute, Route
 
 from edge.generation import Cancel, Resume, Start
-from edge.runs import Order
+from edge.orders import Order
 from schemas.api import completions
 from schemas.api.fields import require_stream
 

@@ -9,15 +9,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from edge.orders import Caller
 from edge.requests import answer_json, read_body, read_paging, read_version, stored_of
-from edge.runs import Caller
 from edge.stored import Stored
 from schemas import ids, writes
 from schemas.api import conversations as api
 from schemas.api.items import to_items
 from schemas.commands import encode
 from schemas.errors import InvalidRequest
-from schemas.queries import AskConversation, AskConversations, AskItem, AskItems
+from schemas.queries.conversations import AskConversation, AskConversations, AskItem, AskItems
 
 NOUN: Final = "conversations"
 _LONGEST_SEARCH: Final = 256  # characters

@@ -3,7 +3,7 @@
 from starlette.routing import BaseRoute, Route
 
 from edge.generation import Start
-from edge.runs import Order
+from edge.orders import Order
 from schemas.api import embeddings
 
 

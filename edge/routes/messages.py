@@ -12,7 +12,7 @@ from edge.generation import Start, answer, last_seen, send_json, to_caller, to_r
 from edge.messages.answering import CountAnswering, MessagesAnswering
 from edge.messages.request import to_chat
 from edge.messages.stream import Position
-from edge.runs import Order
+from edge.orders import Order
 from edge.state import state_of
 from schemas import ids
 from schemas.api import messages

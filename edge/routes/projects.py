@@ -17,7 +17,7 @@ from edge.requests import (
 )
 from schemas import writes
 from schemas.api import projects as api
-from schemas.queries import AskProject, AskProjects
+from schemas.queries.projects import AskProject, AskProjects
 
 NOUN: Final = "projects"
 

@@ -20,7 +20,7 @@ from edge.requests import (
 from schemas import writes
 from schemas.api import prompts as api
 from schemas.errors import InvalidRequest
-from schemas.queries import AskPrompt, AskPrompts, AskPromptVersions
+from schemas.queries.prompts import AskPrompt, AskPrompts, AskPromptVersions
 
 NOUN: Final = "prompts"
 

@@ -15,7 +15,8 @@ from edge.state import state_of
 from schemas import ids
 from schemas.api.replays import Replay, decode_request
 from schemas.errors import Conflict, InvalidRequest, NotFound
-from schemas.queries import AskRun, RunRecord, decode_answer
+from schemas.queries import decode_answer
+from schemas.queries.runs import AskRun, RunRecord
 
 _BOOLEANS: Final = {"true": True, "false": False, None: False}
 

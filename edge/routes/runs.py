@@ -21,15 +21,8 @@ from schemas.api.lists import encode_page
 from schemas.api.runs import ENDED, RunQuery, to_run, to_run_with_attempts
 from schemas.commands import encode
 from schemas.errors import DeadlineExceeded, InvalidRequest, NotFound, Unavailable
-from schemas.queries import (
-    AskRun,
-    AskRunEvents,
-    AskRuns,
-    RunEvents,
-    RunFacts,
-    RunList,
-    decode_answer,
-)
+from schemas.queries import decode_answer
+from schemas.queries.runs import AskRun, AskRunEvents, AskRuns, RunEvents, RunFacts, RunList
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from edge.state import state_of
 from schemas import writes
 from schemas.api import settings as api
 from schemas.commands import encode
-from schemas.queries import AskSettings
+from schemas.queries.settings import AskSettings
 
 NOUN: Final = "settings"
 

@@ -20,7 +20,7 @@ from edge.state import state_of
 from schemas import writes
 from schemas.api import conversations as api
 from schemas.errors import NotFound
-from schemas.queries import AskPublicShare, AskShares
+from schemas.queries.shares import AskPublicShare, AskShares
 
 NOUN: Final = "shares"
 _SLUG: Final = re.compile(r"[0-9A-Za-z]{22}")

@@ -14,7 +14,7 @@ from schemas.api import stored as api
 from schemas.api.fields import Metadata
 from schemas.api.lists import Paging
 from schemas.errors import InvalidRequest
-from schemas.queries import AskCompletion, AskCompletions
+from schemas.queries.completions import AskCompletion, AskCompletions
 
 NOUN: Final = "completions"
 _METADATA: Final = re.compile(r"metadata\[(.*)\]", re.DOTALL)

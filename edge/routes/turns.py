@@ -10,11 +10,11 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from edge.generation import Connection, carry_out, query, read_body, to_caller
+from edge.orders import Into
 from edge.requests import answer_json, read_paging, stored_of
 from edge.requests import read_body as read_small_body
 from edge.routes.chat import order_of
 from edge.routes.conversations import NOUN
-from edge.runs import Into
 from edge.state import state_of
 from schemas import ids, writes
 from schemas.api import chat
@@ -23,7 +23,7 @@ from schemas.api.items import to_items
 from schemas.api.needs import needs_of
 from schemas.commands import encode
 from schemas.errors import InvalidRequest
-from schemas.queries import AskItems
+from schemas.queries.conversations import AskItems
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _OWN: Final = ("content", "branch", "conversation")  # fields that no engine knows

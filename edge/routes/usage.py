@@ -12,7 +12,7 @@ from edge.requests import answer_json, stored_of
 from edge.routes.admin import require_admin
 from schemas.api.usage import GROUPS, MAX_DAYS
 from schemas.errors import InvalidRequest
-from schemas.queries import AskUsage
+from schemas.queries.usage import AskUsage
 
 _DAY: Final = 86400
 _DEFAULT_DAYS: Final = 30

@@ -4,10 +4,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from edge.orders import Caller
 from edge.requests import answer_json, stored_of
 from edge.routes.admin import require_admin
 from edge.routes.conversations import delete_all
-from edge.runs import Caller
 from edge.stored import Stored
 from schemas import writes
 from schemas.errors import InvalidRequest

@@ -9,7 +9,7 @@ from schemas.api.fields import ModelId
 from schemas.api.lists import Paging
 from schemas.commands import Kind
 from schemas.ids import public_id
-from schemas.queries import AttemptFacts, RunFacts
+from schemas.queries.runs import AttemptFacts, RunFacts
 from schemas.raw import OptionalRaw
 
 RunStatus = Literal["accepted", "refused", "running", "completed", "failed", "cancelled"]

@@ -15,7 +15,8 @@ from cli.launch import LaunchedServer
 from schemas import ids, subjects
 from schemas.commands import encode
 from schemas.errors import NotFound
-from schemas.queries import AskRun, AskRuns, RunFacts, RunList, decode_answer
+from schemas.queries import decode_answer
+from schemas.queries.runs import AskRun, AskRuns, RunFacts, RunList
 from tests.acceptance.conftest import SCRIPTED, SIMULATED
 from tests.support.server import eventually, http_client, openai_client
 

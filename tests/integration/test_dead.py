@@ -18,7 +18,8 @@ from cli import dead
 from cli.exits import BadSetup, Exit
 from schemas import ids, subjects
 from schemas.commands import Command, encode
-from schemas.queries import AskConversation, AskRun
+from schemas.queries.conversations import AskConversation
+from schemas.queries.runs import AskRun
 from schemas.writes import CreateConversation
 from tests.support import inference, persistence
 from tests.support.inference import Desk, open_desk

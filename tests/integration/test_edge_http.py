@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from bus.buckets import Bucket
-from bus.connection import open_bus
+from bus.opening import open_bus
 from edge.server import serve
 from schemas import subjects
 from schemas.errors import JanError

@@ -15,16 +15,18 @@ import uvicorn
 from starlette.routing import Router
 
 from bus.buckets import Bucket
-from bus.connection import Bus, open_bus
+from bus.connection import Bus
 from bus.objects import DirectoryStore
+from bus.opening import open_bus
 from edge.admission import Admission
 from edge.auth import Principal
 from edge.errors import send_error, to_error
 from edge.inbox import open_inbox
 from edge.metrics import Metrics
+from edge.orders import Caller, Order
 from edge.protocol import Protocol
 from edge.routes import chat, completions, embeddings
-from edge.runs import Caller, Order, RunOptions, Runs, open_runs
+from edge.runs import RunOptions, Runs, open_runs
 from edge.stored import Positions, Stored
 from schemas import frames, ids, subjects
 from schemas.catalogue import Catalogue, Deployment, Model
@@ -32,7 +34,8 @@ from schemas.commands import RunInference
 from schemas.content import Content
 from schemas.errors import JanError
 from schemas.events import RunRefused, decode_run_accepted, decode_run_refused
-from schemas.queries import RunResult, encode_answer
+from schemas.queries import encode_answer
+from schemas.queries.runs import RunResult
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.worker import Job, next_cancel, take_job
 

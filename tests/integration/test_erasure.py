@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy import select, text
 
 from bus import Bus, open_bus
-from edge.runs import Caller
+from edge.orders import Caller
 from edge.stored import Stored
 from schemas import subjects, writes
 from schemas.commands import RunInference, Turn, encode
 from schemas.events import encode_run_accepted
-from schemas.queries import AskConversations
+from schemas.queries.conversations import AskConversations
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.persistence import running_worker
 from tests.support.postgres import PostgresServer, running_postgres

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from sqlalchemy import Table, select
 
-from bus import Bucket, Bus, Stored, header_value, open_bus
+from bus import Bucket, Bus, Stored, header_value, open_bus, streams
 from cli import export, import_events
 from cli.exits import BadSetup, Exit
 from edge.stored import Positions
@@ -61,7 +61,7 @@ class Place:
 
     async def caught_up(self) -> None:
         """Wait until the database has all of the log."""
-        _, last = await self.cli.bounds(subjects.EVENTS)
+        _, last = await streams.bounds(self.cli, subjects.EVENTS)
         engine = open_engine(self.url, pool_size=1)
         async with asyncio.timeout(30), engine.connect() as connection:
             while await positions.reached(connection) < last:

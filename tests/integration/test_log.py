@@ -14,7 +14,7 @@ from cli import log
 from cli.exits import BadSetup, Exit
 from schemas import frames, ids, subjects
 from schemas.commands import CancelRun, encode
-from schemas.queries import AskRun
+from schemas.queries.runs import AskRun
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.persistence import running_worker
 from tests.support.postgres import PostgresServer

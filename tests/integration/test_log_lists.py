@@ -18,7 +18,8 @@ from bus import Bus, open_bus
 from cli.exits import BadSetup, Exit
 from schemas import ids, subjects
 from schemas.commands import Command, Turn, encode
-from schemas.queries import AskEntity, AskRun
+from schemas.queries.entities import AskEntity
+from schemas.queries.runs import AskRun
 from schemas.writes import AddItems, CreateConversation
 from tests.integration.test_log import Told, show
 from tests.support.nats import NatsServer, migrate, running_nats

@@ -13,7 +13,8 @@ from bus import Bus, open_bus
 from schemas import subjects
 from schemas.commands import encode
 from schemas.errors import Gone, InvalidRequest, NotFound, Unavailable
-from schemas.queries import AskRun, RunEvents, RunFacts, RunRecord, RunResult, decode_answer
+from schemas.queries import decode_answer
+from schemas.queries.runs import AskRun, RunEvents, RunFacts, RunRecord, RunResult
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.persistence import running_worker
 from tests.support.postgres import PostgresServer, running_postgres

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas.errors import NotFound
 from schemas.events import Attempt, encode_event
-from schemas.queries import AskRun, AskRunEvents, RunFacts
+from schemas.queries.runs import AskRun, AskRunEvents, RunFacts
 from tests.support.postgres import PostgresServer
 from tests.support.runs import Told, accepted, finished, new_run, refused, started, whole_run
 from workers.persistence import positions

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas import ids
 from schemas.errors import InvalidRequest
-from schemas.queries import AskRuns, RunList
+from schemas.queries.runs import AskRuns, RunList
 from tests.support.postgres import PostgresServer
 from tests.support.runs import Told, accepted, finished, new_run, started
 from workers.persistence.database import Database, open_engine

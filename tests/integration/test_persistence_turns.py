@@ -16,7 +16,7 @@ from bus import Bus, ObjectStore, open_bus, open_store
 from schemas import subjects, writes
 from schemas.commands import Command, Reply, Turn, encode
 from schemas.errors import BusUnavailable
-from schemas.queries import AskContext
+from schemas.queries.conversations import AskContext
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.postgres import PostgresServer
 from tests.support.runs import Told, accepted, finished, new_run, store

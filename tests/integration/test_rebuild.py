@@ -10,10 +10,10 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bus import Bus, open_bus
-from edge.runs import Caller
+from edge.orders import Caller
 from edge.stored import Stored
 from schemas import writes
-from schemas.queries import AskConversations
+from schemas.queries.conversations import AskConversations
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.persistence import running_worker
 from tests.support.postgres import PostgresServer

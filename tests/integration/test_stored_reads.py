@@ -15,11 +15,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from bus import Bus, open_bus
 from cli.measure.seed import seed
-from edge.runs import Caller
+from edge.orders import Caller
 from edge.stored import Positions, Stored
 from schemas import writes
 from schemas.api.lists import Paging
-from schemas.queries import Ask, AskConversation, AskConversations, AskItems, AskRun
+from schemas.queries import Ask
+from schemas.queries.conversations import AskConversation, AskConversations, AskItems
+from schemas.queries.runs import AskRun
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.persistence import Running, running_worker
 from tests.support.postgres import PostgresServer, running_postgres

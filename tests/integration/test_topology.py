@@ -16,7 +16,8 @@ from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
 from nats.aio.client import Client
 
 from bus.buckets import Bucket
-from bus.connection import Bus, connect, connect_options, open_bus
+from bus.connection import Bus
+from bus.opening import connect, connect_options, open_bus
 from bus.topology import TopologyError, apply, plan
 from bus.wire import Message
 from cli import migrate as verb

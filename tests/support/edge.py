@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bus.buckets import Bucket
-from bus.connection import open_bus
+from bus.opening import open_bus
 from edge.server import serve
 from edge.settings import EdgeSettings
 from schemas import ids, subjects

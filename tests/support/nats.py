@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bus.connection import connect
+from bus.opening import connect
 from bus.topology import Change, apply
 from schemas.providers import Discovered, Providers, default_providers
 from tests.support.programs import program

@@ -8,7 +8,7 @@ import pytest
 from edge import idempotency
 from schemas import frames
 from schemas.errors import InvalidRequest
-from schemas.queries import RunResult
+from schemas.queries.runs import RunResult
 
 CHAT: dict[str, Any] = {
     "id": "chatcmpl-1",

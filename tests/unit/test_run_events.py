@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from edge.run_events import to_event, to_frame
-from schemas.queries import EventAt
+from schemas.queries.runs import EventAt
 from tests.support.runs import Told, accepted, finished, new_run, refused, started
 
 

@@ -13,34 +13,24 @@ from bus import Bus
 from schemas import subjects
 from schemas.errors import InternalError, InvalidRequest, JanError, NotFound, Unavailable
 from schemas.events import RunAccepted, RunFinished, decode_run_accepted, decode_run_finished
-from schemas.queries import (
-    Ask,
+from schemas.queries import Ask, encode_answer, encode_failure
+from schemas.queries.completions import AskCompletion, AskCompletions
+from schemas.queries.conversations import (
     AskBranch,
-    AskCompletion,
-    AskCompletions,
     AskContext,
     AskConversation,
     AskConversations,
-    AskEntity,
     AskExport,
     AskItem,
     AskItems,
-    AskProject,
-    AskProjects,
-    AskPrompt,
-    AskPrompts,
-    AskPromptVersions,
-    AskPublicShare,
-    AskRendered,
-    AskRun,
-    AskRunEvents,
-    AskRuns,
-    AskSettings,
-    AskShares,
-    AskUsage,
-    encode_answer,
-    encode_failure,
 )
+from schemas.queries.entities import AskEntity
+from schemas.queries.projects import AskProject, AskProjects
+from schemas.queries.prompts import AskPrompt, AskPrompts, AskPromptVersions, AskRendered
+from schemas.queries.runs import AskRun, AskRunEvents, AskRuns
+from schemas.queries.settings import AskSettings
+from schemas.queries.shares import AskPublicShare, AskShares
+from schemas.queries.usage import AskUsage
 from workers.persistence import positions
 from workers.persistence.database import Database, describe, is_poison, is_transient
 from workers.persistence.queries import (

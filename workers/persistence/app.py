@@ -10,7 +10,7 @@ from faststream.nats import NatsBroker
 from nats.aio.msg import Msg
 from prometheus_client import CollectorRegistry
 
-from bus import Bus, Pull
+from bus import Bus, Pull, streams
 from schemas import subjects
 from workers.persistence.actions import ACTIONS
 from workers.persistence.answers import Answers, Source
@@ -88,7 +88,7 @@ async def open_worker(
         subscribe_to_queries(broker, Answers(sources, bus, metrics.note_answer), pools.reads)
 
         async def log_floor() -> int:
-            return await bus.ack_floor(subjects.EVENTS, LOG_CONSUMER)
+            return await streams.ack_floor(bus, subjects.EVENTS, LOG_CONSUMER)
 
         objects = settings.open_objects()
         commander = Commander(writes, bus, ACTIONS)

@@ -16,7 +16,7 @@ from sqlalchemy import Select, and_, bindparam, delete, exists, false, or_, sele
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bus import Bus, ObjectStore
+from bus import Bus, ObjectStore, streams
 from schemas import subjects
 from schemas.commands import REQUESTS
 from schemas.errors import BusError
@@ -116,20 +116,20 @@ class Eraser:
                     without,
                     msg_id=f"EVENTS:erased.{place.verb}:{place.run_id}:{place.seq}",
                 )
-        await self._bus.erase(subjects.EVENTS, place.seq)
+        await streams.erase(self._bus, subjects.EVENTS, place.seq)
 
     async def _erase_frames(self, run_id: str) -> None:
         """What a run generated is kept for an hour: end that now."""
         frames = self._bus.read_subject(subjects.TOKENS, subjects.frames_anywhere(run_id))
         for seq in [stored.seq async for stored in frames]:
-            await self._bus.erase(subjects.TOKENS, seq)
+            await streams.erase(self._bus, subjects.TOKENS, seq)
 
     async def _empty_queues(self) -> bool:
         """Drop the files of queues that are empty: what was taken from them still lies there.
 
         Only what is before the next message to come: nothing is lost. Return whether all were.
         """
-        return all([await self._bus.compact_empty(queue) for queue in _QUEUES])
+        return all([await streams.compact_empty(self._bus, queue) for queue in _QUEUES])
 
 
 def to_content_free(verb: str, data: bytes) -> bytes | None:

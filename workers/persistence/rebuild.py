@@ -15,7 +15,7 @@ from sqlalchemy import Table, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bus import Bus
+from bus import Bus, streams
 from schemas import subjects
 from schemas.events import decode_state_changed
 from workers.persistence import changes, positions
@@ -96,7 +96,7 @@ class Rebuild:
 
     async def run(self) -> list[Compared]:
         """Do it; return how the tables compared before. Raises Incomplete, InUse, BusError."""
-        first, _ = await self.bus.bounds(subjects.EVENTS)
+        first, _ = await streams.bounds(self.bus, subjects.EVENTS)
         older = iter(self.older)
         head = next(older, None)
         engine = open_engine(self.database_url, pool_size=1)
@@ -118,7 +118,7 @@ class Rebuild:
             await engine.dispose()
 
     async def _catch_up(self, connection: AsyncConnection) -> None:
-        _, last = await self.bus.bounds(subjects.EVENTS)
+        _, last = await streams.bounds(self.bus, subjects.EVENTS)
         facts: list[Fact] = []
         async for fact in self._after(self._seen):
             facts.append(fact)

@@ -12,7 +12,7 @@ from schemas.api.conversations import Branch
 from schemas.api.lists import encode_page
 from schemas.commands import encode
 from schemas.errors import NotFound
-from schemas.queries import AskBranch
+from schemas.queries.conversations import AskBranch
 from workers.persistence.changes import Row, to_row
 from workers.persistence.queries.conversations import is_owned
 from workers.persistence.tables import conversation_branches, conversation_items, conversations

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from schemas.api.lists import encode_page
 from schemas.commands import encode
 from schemas.errors import InvalidRequest, NotFound
-from schemas.queries import AskCompletion, AskCompletions
+from schemas.queries.completions import AskCompletion, AskCompletions
 from workers.persistence.queries.pages import OwnedList, read_owned
 from workers.persistence.tables import stored_completions
 

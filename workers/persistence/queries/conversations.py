@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from schemas.api.lists import encode_page
 from schemas.commands import encode
 from schemas.errors import InvalidRequest, NotFound
-from schemas.queries import AskConversation, AskConversations, AskItem, AskItems
+from schemas.queries.conversations import AskConversation, AskConversations, AskItem, AskItems
 from workers.persistence.changes import to_row
 from workers.persistence.commands.conversations import to_conversation
 from workers.persistence.conditions import lives, living

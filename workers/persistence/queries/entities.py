@@ -3,7 +3,8 @@
 from sqlalchemy import Double, cast, extract, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from schemas.queries import AskEntity, EntityEvents, EventAt
+from schemas.queries.entities import AskEntity, EntityEvents
+from schemas.queries.runs import EventAt
 from workers.persistence.tables import entity_events
 
 _MOST_EVENTS = 1000

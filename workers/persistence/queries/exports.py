@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from schemas.api.lists import MAX_PAGE_BYTES
 from schemas.commands import encode
 from schemas.errors import NotFound
-from schemas.queries import AskExport, ExportPage
+from schemas.queries.conversations import AskExport, ExportPage
 from workers.persistence.changes import Row, to_row
 from workers.persistence.queries.conversations import is_in, is_owned, read_segments
 from workers.persistence.tables import conversation_branches, conversation_items, conversations

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from schemas.api.projects import Project
 from schemas.commands import encode
 from schemas.errors import NotFound
-from schemas.queries import AskProject, AskProjects
+from schemas.queries.projects import AskProject, AskProjects
 from workers.persistence.changes import find, to_row
 from workers.persistence.commands.projects import to_project
 from workers.persistence.queries.pages import OwnedList, read_owned

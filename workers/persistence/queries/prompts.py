@@ -10,7 +10,7 @@ from schemas.api import prompts as api
 from schemas.api.lists import Paging, encode_page
 from schemas.commands import encode
 from schemas.errors import InvalidRequest, NotFound
-from schemas.queries import AskPrompt, AskPrompts, AskPromptVersions, AskRendered
+from schemas.queries.prompts import AskPrompt, AskPrompts, AskPromptVersions, AskRendered
 from workers.persistence import changes
 from workers.persistence.commands.prompts import find_newest, is_prompt, to_prompt
 from workers.persistence.conditions import lives, living

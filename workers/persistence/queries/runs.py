@@ -11,7 +11,7 @@ from schemas import ids
 from schemas.api.lists import MAX_PAGE_BYTES, Paging
 from schemas.errors import Gone, InvalidRequest, NotFound
 from schemas.events import RunAccepted, RunFinished
-from schemas.queries import (
+from schemas.queries.runs import (
     AskRun,
     AskRunEvents,
     AskRuns,

@@ -3,7 +3,7 @@
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.api.settings import Stored, StoredSettings
-from schemas.queries import AskSettings
+from schemas.queries.settings import AskSettings
 from workers.persistence.changes import find
 from workers.persistence.commands.settings import to_settings
 from workers.persistence.tables import user_settings

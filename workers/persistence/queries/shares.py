@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.commands import encode
 from schemas.errors import Gone, NotFound
-from schemas.queries import AskPublicShare, AskShares
+from schemas.queries.shares import AskPublicShare, AskShares
 from workers.persistence.changes import to_row
 from workers.persistence.commands.shares import to_share
 from workers.persistence.queries.conversations import is_owned

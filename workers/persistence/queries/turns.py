@@ -13,7 +13,7 @@ from schemas.api.lists import encode_page
 from schemas.api.turns import ConversationMessage
 from schemas.commands import encode
 from schemas.errors import InvalidRequest
-from schemas.queries import AskContext, AskItems, Context
+from schemas.queries.conversations import AskContext, AskItems, Context
 from workers.persistence.queries.conversations import is_in, is_owned, read_segments
 from workers.persistence.queries.pages import read_page
 from workers.persistence.tables import conversation_items, conversations

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from schemas.api.usage import MAX_ROWS, UsageList
 from schemas.commands import encode
 from schemas.errors import InvalidRequest
-from schemas.queries import AskUsage
+from schemas.queries.usage import AskUsage
 from workers.persistence.tables import runs
 
 _GROUPS: Final[Mapping[str, ColumnElement[Any]]] = {

@@ -13,7 +13,7 @@ from schemas.errors import BusError, WrongLastSequence
 from schemas.history import DONE, History
 from tests.support.fake_subject import Connection, FakeSubject
 from tests.support.nats import migrate, running_nats
-from workers.inference.writer import Log, Lost, Writer, take_over
+from workers.runtime.writer import Log, Lost, Writer, take_over
 
 SUBJECT = "frames.edge-1.run_x"
 

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from schemas.errors import Cancelled, DeadlineExceeded
-from workers.inference.delivery import read_ack_subject
-from workers.inference.interrupt import Interrupt
-from workers.inference.writer import Lost
+from workers.runtime.delivery import read_ack_subject
+from workers.runtime.interrupt import Interrupt
+from workers.runtime.writer import Lost
 
 
 async def test_a_scope_ends_with_the_reason() -> None:

@@ -11,7 +11,7 @@ from schemas import frames
 from schemas.history import DONE, History, to_run_finished
 from tests.support.fake_subject import Connection, FakeSubject
 from tests.support.virtual_time import run_in_virtual_time
-from workers.inference.writer import Lost, Refused, Writer, take_over
+from workers.runtime.writer import Lost, Refused, Writer, take_over
 
 TEXT = [b'{"t":%d}' % number for number in range(12)]
 SUBJECT = "frames.edge-1.run_x"

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from bus import Bus, Message
 from tests.support.virtual_time import run_in_virtual_time
-from workers.inference.delivery import Delivery
-from workers.inference.pull import Pull, Queue, pull_jobs
+from workers.runtime.delivery import Delivery
+from workers.runtime.pull import Pull, Queue, pull_jobs
 
 BACKGROUND = "background"
 

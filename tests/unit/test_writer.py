@@ -12,7 +12,7 @@ from schemas.errors import BusError, BusTimeout
 from schemas.history import DONE, History
 from tests.support.fake_subject import Connection, FakeSubject
 from tests.support.virtual_time import run_in_virtual_time
-from workers.inference.writer import MAX_MESSAGE, Lost, Refused, Writer, take_over
+from workers.runtime.writer import MAX_MESSAGE, Lost, Refused, Writer, take_over
 
 SUBJECT = "frames.edge-1.run_x"
 COMMIT = frames.Commit("completed")

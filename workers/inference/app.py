@@ -14,10 +14,8 @@ from schemas.providers import Providers, ProvidersError
 from workers.inference.abandon import watch_abandonment
 from workers.inference.breakers import open_breakers
 from workers.inference.capacity import Capacity
-from workers.inference.control import Cancels, open_control
 from workers.inference.deployments import open_deployments, read_providers_file
 from workers.inference.failover import Fleet
-from workers.inference.heartbeat import open_heartbeat
 from workers.inference.metrics import InferenceMetrics, open_engine_metrics
 from workers.inference.peers import open_peers
 from workers.inference.probes import Probes, open_probes
@@ -28,6 +26,8 @@ from workers.inference.run import Workplace
 from workers.inference.runs import Runs
 from workers.inference.settings import InferenceSettings
 from workers.runtime import OnLoading, OnReady, create_broker, serve
+from workers.runtime.control import Cancels, open_control
+from workers.runtime.heartbeat import open_heartbeat
 
 logger = structlog.get_logger()
 

@@ -1,12 +1,13 @@
 """Which queues this worker pulls from: those of its pools, which may change while it works."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 from bus import Bus
+from schemas import subjects
 from workers.inference.deployments import Deployments, slots_of
-from workers.inference.pull import OnJob, Pull, queues_of
+from workers.runtime.pull import OnJob, Pull, Queue
 
 
 class Pulls:
@@ -85,3 +86,12 @@ async def open_pulls(pulls: Pulls) -> AsyncIterator[Pulls]:
             yield pulls
         finally:
             pulls.stop()
+
+
+def queues_of(pools: Sequence[str]) -> list[Queue]:
+    """The queues of these pools: the interactive ones first."""
+    return [
+        Queue(subjects.inference_consumer(pool, priority), priority == subjects.BACKGROUND)
+        for priority in (subjects.INTERACTIVE, subjects.BACKGROUND)
+        for pool in pools
+    ]

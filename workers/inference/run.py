@@ -23,13 +23,13 @@ from schemas.errors import (
     UpstreamRejected,
 )
 from schemas.history import DONE, History, to_run_finished
-from workers.inference.delivery import Delivery
 from workers.inference.engines import Captured, Generation, Outcome
 from workers.inference.failover import Attempt, Fleet, Moved, Turns
-from workers.inference.interrupt import HandedBack, Interrupt
 from workers.inference.metrics import InferenceMetrics
-from workers.inference.writer import MAX_MESSAGE, Lost, Refused, Writer, take_over
 from workers.runtime import bury
+from workers.runtime.delivery import Delivery
+from workers.runtime.interrupt import HandedBack, Interrupt
+from workers.runtime.writer import MAX_MESSAGE, Lost, Refused, Writer, take_over
 
 logger = structlog.get_logger()
 

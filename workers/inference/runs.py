@@ -11,12 +11,12 @@ import structlog
 from schemas import subjects
 from schemas.commands import CancelRun, decode_run_inference
 from schemas.errors import BusError, Cancelled
-from workers.inference.control import Cancels
-from workers.inference.delivery import Delivery
-from workers.inference.interrupt import HandedBack
 from workers.inference.run import Run, Workplace
-from workers.inference.writer import Lost
 from workers.runtime import bury
+from workers.runtime.control import Cancels
+from workers.runtime.delivery import Delivery
+from workers.runtime.interrupt import HandedBack
+from workers.runtime.writer import Lost
 
 logger = structlog.get_logger()
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from schemas.errors import JanError
-from workers.inference.writer import Lost, Refused
+from workers.runtime.writer import Lost, Refused
 
 
 class HandedBack(Exception):

@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from time import monotonic
+from typing import Generic, Protocol, TypeVar
 
 import structlog
 
 from bus import Bus, open_bus
 from schemas.errors import BusUnavailable
-from workers.inference.run import Run
+from workers.runtime.delivery import Delivery
 
 logger = structlog.get_logger()
 
@@ -25,14 +26,29 @@ _TICK = 0.5
 _LOOP_PATIENCE = 5.0
 _BEATS_PER_WAIT = 2.5
 
-OnLost = Callable[[list[Run]], None]
+RunT = TypeVar("RunT", bound="Running")
 
 
-class Heartbeat:
+class Running(Protocol):
+    """A job in progress."""
+
+    delivery: Delivery
+    lost: bool  # it is another worker's now
+
+
+OnLost = Callable[[list[RunT]], None]
+
+
+class Heartbeat(Generic[RunT]):
     """Beats for all `runs`. Made by `open_heartbeat`."""
 
     def __init__(
-        self, url: str, name: str, ack_wait: float, runs: Iterable[Run], on_lost: OnLost
+        self,
+        url: str,
+        name: str,
+        ack_wait: float,
+        runs: Iterable[RunT],
+        on_lost: OnLost[RunT],
     ) -> None:
         self._url = url
         self._name = name
@@ -117,7 +133,11 @@ async def _wait(wake: asyncio.Event, timeout: float) -> None:
 
 @asynccontextmanager
 async def open_heartbeat(
-    url: str, name: str, ack_wait: float, runs: Iterable[Run], on_lost: OnLost
+    url: str,
+    name: str,
+    ack_wait: float,
+    runs: Iterable[RunT],
+    on_lost: OnLost[RunT],
 ) -> AsyncIterator[None]:
     """Keep a heartbeat going for the context's life."""
     heartbeat = Heartbeat(url, name, ack_wait, runs, on_lost)

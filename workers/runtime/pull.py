@@ -19,8 +19,8 @@ import structlog
 
 from bus import Bus, Message, Subscription
 from schemas import subjects
-from workers.inference.delivery import Delivery, to_delivery
 from workers.runtime import beside
+from workers.runtime.delivery import Delivery, to_delivery
 
 logger = structlog.get_logger()
 
@@ -317,15 +317,6 @@ def _request(count: int, wait: float) -> bytes:
     if not wait:
         return b'{"batch":%d,"no_wait":true}' % count
     return b'{"batch":%d,"expires":%d}' % (count, int(wait * _NANOSECONDS))
-
-
-def queues_of(pools: Sequence[str]) -> list[Queue]:
-    """The queues of these pools: the interactive ones first."""
-    return [
-        Queue(subjects.inference_consumer(pool, priority), priority == subjects.BACKGROUND)
-        for priority in (subjects.INTERACTIVE, subjects.BACKGROUND)
-        for pool in pools
-    ]
 
 
 @asynccontextmanager

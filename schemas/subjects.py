@@ -17,6 +17,7 @@ KV_IDEMPOTENCY = "idempotency"
 KV_LIMITS = "limits"
 KV_SESSIONS = "sessions"
 KV_POSITIONS = "positions"
+KV_TOOLS = "tools"
 
 CATALOGUE_KEY = "catalogue"
 INTERACTIVE = "interactive"
@@ -57,6 +58,39 @@ def inference_job(pool: str, priority: str) -> str:
 def inference_consumer(pool: str, priority: str) -> str:
     """The durable consumer of JOBS that a pool's workers pull from."""
     return f"inference-{pool}-{priority}"
+
+
+def response_job(priority: str) -> str:
+    """Where a response waits for a worker of the loop."""
+    return f"jobs.responses.{priority}"
+
+
+def response_consumer(priority: str) -> str:
+    """The durable consumer of JOBS that the loop's workers pull from."""
+    return f"responses-{priority}"
+
+
+def tool_job(queue: str) -> str:
+    """Where a call of a tool waits."""
+    return f"jobs.tools.{queue}"
+
+
+def tool_consumer(queue: str) -> str:
+    """The durable consumer of JOBS that the workers of a tool pull from."""
+    return f"tools-{queue}"
+
+
+def tool_event(verb: str, call_id: str, parent: str) -> str:
+    """Where a fact about a call is logged: in the shard of the run that it is a part of."""
+    return f"events.tool.{verb}.{shard(parent or call_id)}"
+
+
+def words(run_id: str) -> str:
+    """Where the parts of a run tell it how far they are."""
+    return f"words.{run_id}"
+
+
+ALL_WORDS = "words.*"
 
 
 def run_event(verb: str, run_id: str) -> str:

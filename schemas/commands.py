@@ -7,7 +7,8 @@ import msgspec
 from schemas.content import Content
 from schemas.raw import OptionalRaw
 
-Kind = Literal["chat", "completion", "embedding", "count"]  # count: a prompt's tokens
+# count: a prompt's tokens; response: the loop of one, whose steps are chats
+Kind = Literal["chat", "completion", "embedding", "count", "response"]
 
 REQUESTS = "requests"  # the object store's folder for requests too large for the bus
 

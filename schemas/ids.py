@@ -21,6 +21,7 @@ _PUBLIC_PREFIXES = {
     "completion": "cmpl-",
     "embedding": "embd-",
     "count": "count-",
+    "response": "resp_",
     "message": "msg_",  # a chat, as Anthropic's clients know it
 }
 

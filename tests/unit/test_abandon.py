@@ -11,8 +11,8 @@ import msgspec
 from bus import Bus, Message
 from schemas.errors import Cancelled
 from tests.support.virtual_time import run_in_virtual_time
-from workers.inference.abandon import Abandonment
-from workers.inference.runs import Runs
+from workers.runtime.abandon import Abandonment
+from workers.runtime.runs import Runs
 
 
 class Edges:

@@ -3,7 +3,7 @@
 import asyncio
 
 from schemas.errors import Unavailable
-from workers.inference.requests import expire_requests
+from workers.runtime.requests import expire_requests
 
 
 class FailingStore:

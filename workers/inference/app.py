@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -11,7 +12,6 @@ from prometheus_client import CollectorRegistry
 
 from bus import Bus
 from schemas.providers import Providers, ProvidersError
-from workers.inference.abandon import watch_abandonment
 from workers.inference.breakers import open_breakers
 from workers.inference.capacity import Capacity
 from workers.inference.deployments import open_deployments, read_providers_file
@@ -21,13 +21,15 @@ from workers.inference.peers import open_peers
 from workers.inference.probes import Probes, open_probes
 from workers.inference.pulls import Pulls, open_pulls
 from workers.inference.reload import ProvidersFile, watch_providers
-from workers.inference.requests import tidy_requests
-from workers.inference.run import Workplace
-from workers.inference.runs import Runs
+from workers.inference.run import Run, Workplace
 from workers.inference.settings import InferenceSettings
 from workers.runtime import OnLoading, OnReady, create_broker, serve
+from workers.runtime.abandon import watch_abandonment
 from workers.runtime.control import Cancels, open_control
 from workers.runtime.heartbeat import open_heartbeat
+from workers.runtime.long_run import Desk
+from workers.runtime.requests import tidy_requests
+from workers.runtime.runs import Runs
 
 logger = structlog.get_logger()
 
@@ -118,8 +120,9 @@ async def open_inference(
         open_probes(deployments, breakers, peers) as probes,
     ):
         fleet = Fleet(deployments, breakers, Capacity(peers.count), providers.routing.retry)
-        place = Workplace(bus, objects, fleet, settings.name, settings.max_deliver, metrics)
-        runs = Runs(place, cancels)
+        desk = Desk(bus, settings.name, settings.max_deliver, metrics)
+        place = Workplace(desk, objects, fleet, metrics)
+        runs = Runs(desk, cancels, partial(Run, place))
         metrics.running.set_function(lambda: len(runs))
         pulls = Pulls(bus, deployments, settings.slots, settings.ack_wait, runs.start)
         metrics.slots.set_function(lambda: pulls.slots)

@@ -26,6 +26,7 @@ from workers.inference.capacity import Capacity
 from workers.inference.deployments import Deployment, Deployments
 from workers.inference.engines import Sink
 from workers.inference.figures import Figures
+from workers.runtime.long_run import Moved
 
 logger = structlog.get_logger()
 
@@ -33,10 +34,6 @@ _FRUITLESS_LIMIT = 4  # tries in a row that add nothing to a stream
 _BACK_OFF = 0.1  # seconds, doubled with each fruitless try
 _MOST_MOVES = 8  # of a job from pool to pool
 _SHORTEST_WAIT = 0.02
-
-
-class Moved(Exception):
-    """The job was given to the workers of another pool."""
 
 
 MoveOn = Callable[[RunInference, str], Awaitable[None]]

@@ -3,42 +3,24 @@
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client import CollectorRegistry, Counter, Metric
 from prometheus_client.registry import Collector
 
 from workers.inference.engines import Engine, Measured
+from workers.runtime.metrics import RunMetrics
 
-_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
 
-
-class InferenceMetrics:
+class InferenceMetrics(RunMetrics):
     """The counters of one worker process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.runs = Counter(
-            "jan_inference_runs", "Runs that ended here.", ["status"], registry=registry
-        )
-        self.seconds = Histogram(
-            "jan_inference_run_seconds",
-            "From a job's delivery to its ack.",
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.frames = Counter("jan_inference_frames", "Frames of runs ended.", registry=registry)
+        super().__init__(registry, "inference")
         self.failures = Counter(
             "jan_inference_failures",
             "Attempts at a deployment that failed.",
             ["deployment"],
             registry=registry,
         )
-        self.handovers = Counter(
-            "jan_inference_handovers",
-            "Runs taken over, lost or handed back.",
-            ["how"],
-            registry=registry,
-        )
-        self.running = Gauge("jan_inference_running", "Runs in progress.", registry=registry)
-        self.slots = Gauge("jan_inference_slots", "Runs at the same time.", registry=registry)
 
 
 class EngineMetrics(Collector):

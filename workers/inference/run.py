@@ -1,44 +1,30 @@
-"""One delivery of a run, from the fence to the ack."""
+"""One delivery of a run: which deployment generates it, and how."""
 
-import asyncio
-import os
-import time
 from dataclasses import dataclass, replace
-from functools import partial
+from typing import Any
 
 import msgspec
 import structlog
 
-from bus import Ack, Bus, ObjectStore
-from schemas import events, frames, ids, subjects
+from bus import ObjectStore
+from schemas import frames, ids, subjects
 from schemas.commands import RunInference, encode
 from schemas.errors import (
-    BusError,
-    Cancelled,
-    DeadlineExceeded,
     InternalError,
     InvalidRequest,
     JanError,
     UpstreamNotFound,
     UpstreamRejected,
 )
-from schemas.history import DONE, History, to_run_finished
+from schemas.history import DONE
 from workers.inference.engines import Captured, Generation, Outcome
-from workers.inference.failover import Attempt, Fleet, Moved, Turns
+from workers.inference.failover import Attempt, Fleet, Turns
 from workers.inference.metrics import InferenceMetrics
-from workers.runtime import bury
 from workers.runtime.delivery import Delivery
-from workers.runtime.interrupt import HandedBack, Interrupt
-from workers.runtime.writer import MAX_MESSAGE, Lost, Refused, Writer, take_over
+from workers.runtime.long_run import Desk, Ending, LongRun
+from workers.runtime.writer import MAX_MESSAGE, Writer
 
 logger = structlog.get_logger()
-
-_KNOWN_FOR = 60.0  # seconds; the server's memory of message ids is twice as long
-_FINISH_TIMEOUT = 30.0
-_LONG = 2000  # chunks, which take some milliseconds to put together
-_HAND_BACK_TIMEOUT = 1.0
-_BACK_OFF = (0.2, 1.0, 3.0, 5.0)  # seconds before the next delivery
-_FRUITLESS_LIMIT = 4  # deliveries in a row that add nothing to a run
 
 _split_body = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -47,192 +33,21 @@ _split_body = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 class Workplace:
     """What all runs of a worker share."""
 
-    bus: Bus
+    desk: Desk
     objects: ObjectStore
     fleet: Fleet
-    worker: str
-    max_deliver: int
     metrics: InferenceMetrics
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """The last frames of a run: a chunk of the stream, or all parts of a body."""
-
-    status: str
-    chunk: bytes = b""
-    body: tuple[bytes, ...] = ()
-    flags: int = 0
-    http_status: int = 0
-    outcome: Outcome | None = None
-
-
-class Run:
-    """Carries a run out. `stop` may be called at any time, with the reason."""
+class Run(LongRun):
+    """A run that engines generate."""
 
     def __init__(self, place: Workplace, job: RunInference, delivery: Delivery) -> None:
-        self.job = job
-        self.delivery = delivery
-        self.unclaimed = 0  # how often edges were asked for its readers in vain
-        self.lost = False
+        super().__init__(place.desk, job, delivery)
         self._place = place
-        self._attempt = delivery.delivered
-        self._subject = subjects.frames(job.edge, job.run_id)
-        self._owner = os.urandom(8).hex()
-        self._interrupt = Interrupt()
-        self._writer: Writer | None = None
-        self._made: tuple[Ending, list[bytes]] | None = None
-        self._given_up = False
-        self._deployment = job.targets[0].deployment if job.targets else ""
 
-    def stop(self, reason: Exception) -> None:
-        """Have it end: Lost without a word, HandedBack for others, a JanError for its readers."""
-        if isinstance(reason, Lost):
-            self.lost = True
-            if self._writer is not None:
-                self._writer.close(reason)
-        self._interrupt(reason)
-
-    async def carry_out(self) -> None:
-        """Do the job, and answer its delivery. Every fault ends here."""
-        job = self.job
-        try:
-            await self._carry_out()
-        except Lost as lost:
-            self._place.metrics.handovers.labels("lost").inc()
-            logger.info("run is lost to another worker", run_id=job.run_id, reason=str(lost))
-        except HandedBack:
-            self._place.metrics.handovers.labels("handed back").inc()
-            logger.info("run is handed back", run_id=job.run_id)
-            self.delivery.nak()
-        except BusError as error:
-            logger.warning("run will be delivered again", run_id=job.run_id, error=str(error))
-            self._give_back()
-        except Exception as error:  # a fault of ours: the run is tried again, then buried
-            logger.exception("run failed", run_id=job.run_id)
-            await self._give_up_or_back(error)
-        finally:
-            if self._writer is not None:
-                self._writer.close(Lost("the delivery has ended"))
-
-    async def _carry_out(self) -> None:
-        """The whole story: fence, generate, commit, RunFinished, END, ack."""
-        too_late = self.job.deadline - time.time()
-        timer = asyncio.get_running_loop().call_later(
-            max(0.0, too_late), self.stop, DeadlineExceeded("the run's deadline has passed")
-        )
-        try:
-            writer = await self._write()
-        except Moved:
-            self.delivery.ack()
-            return
-        finally:
-            timer.cancel()
-        try:
-            await self._finish(writer)
-        except Refused:
-            # The commit had no fence, and its END found another's or no answer.
-            await self._finish(await self._take_over())
-
-    async def _write(self) -> Writer:
-        """Write the run up to its commit, as the first to do so or after others."""
-        if self._is_first():
-            writer = self._begin()
-            try:
-                await self._generate_and_commit(writer)
-                return writer
-            except Refused:
-                self._interrupt.forget(Refused)
-        writer = await self._take_over()
-        if writer.history.commit is None:
-            await self._generate_and_commit(writer)
-        return writer
-
-    def _is_first(self) -> bool:
-        """Whether probably nobody has written to the run yet. If it is wrong, Refused follows."""
-        created = ids.created_ms(self.job.run_id) / 1000
-        # A killed server forgets acks and delivers for the "first" time what is long done.
-        known = created > self._place.bus.connected_at
-        return self._attempt == 1 and known and time.time() - created < _KNOWN_FOR
-
-    def _begin(self) -> Writer:
-        """Write without looking. Only a stream needs a fence: a body is one message, or refused."""
-        writer = self._open_writer(History())
-        if self.job.stream:
-            writer.fence(self._fence(), self._tell_started)
-        return writer
-
-    async def _take_over(self) -> Writer:
-        """Fence the run, and read what others have written."""
-        check = self._interrupt.check
-        history, epoch = await take_over(
-            self._place.bus, self._subject, self._fence(), lambda: check(Lost, HandedBack)
-        )
-        writer = self._open_writer(history, epoch)
-        if history.commit is None:
-            self._tell_started(epoch)
-            if history.total:
-                self._place.metrics.handovers.labels("taken over").inc()
-        return writer
-
-    def _open_writer(self, history: History, epoch: int = 0) -> Writer:
-        self._writer = Writer(
-            self._place.bus,
-            self._subject,
-            self._owner,
-            history,
-            epoch=epoch,
-            on_stop=self.stop,
-        )
-        return self._writer
-
-    def _fence(self) -> frames.Fence:
-        return frames.Fence(self._owner, self._attempt, self._place.worker, self.job.deadline)
-
-    async def _generate_and_commit(self, writer: Writer) -> None:
-        """Generate, and commit what came of it: the text's end, or the error that ended it."""
-        if self._made is None or writer.history.total:
-            self._made = await self._make(writer), writer.history.chunks
-        else:
-            # Refused with all of it made, and nobody has written since: it is not made again.
-            writer.send(self._made[1])
-        ending = self._made[0]
-        if len(ending.body) > 1 and not writer.epoch:
-            writer.fence(self._fence(), self._tell_started)
-        outcome = ending.outcome or Outcome()
-        commit = frames.Commit(
-            status=ending.status,
-            deployment=self._deployment,
-            worker=self._place.worker,
-            attempt=self._attempt,
-            finish_reason=outcome.finish_reason,
-            usage=msgspec.Raw(outcome.usage) if outcome.usage else None,
-            stored=self.job.stored,
-        )
-        await writer.commit(
-            commit,
-            chunk=ending.chunk,
-            body=ending.body,
-            flags=ending.flags,
-            status=ending.http_status,
-        )
-
-    async def _make(self, writer: Writer) -> Ending:
-        """Generate; an error that readers shall know of is an ending too."""
-        try:
-            with self._interrupt.scope():
-                return await self._generate(writer)
-        except HandedBack:
-            await _store_the_rest(writer)
-            raise
-        except JanError as error:
-            return self._to_ending(error)
-
-    async def _generate(self, writer: Writer) -> Ending:
-        if self._is_hopeless(writer.history):
-            self._given_up = True
-            tries = self._attempt - 1
-            raise InternalError(f"the run was given up: {tries} workers have failed at it")
+    async def generate(self, writer: Writer) -> Ending:
+        """Generate by the first deployment that does it."""
         if not self.job.targets:
             raise InvalidRequest("the job names no deployment")
         generation = await self._to_generation()
@@ -240,19 +55,11 @@ class Run:
         turns = Turns(place.fleet, self.job, self._move_on)
         if self.job.stream:
             outcome = await self._stream(generation, turns, writer)
-            return Ending("completed", chunk=DONE, outcome=outcome)
+            return _to_ending(outcome, chunk=DONE)
         if writer.history.total:
             raise InternalError("a worker died while it sent the result")
         body, outcome = await self._complete(generation, turns)
-        return Ending("completed", body=_parts(body), flags=frames.RESULT, outcome=outcome)
-
-    def _is_hopeless(self, history: History) -> bool:
-        """Whether the job itself seems to end its workers, or this is its last delivery.
-
-        A run that gets on meanwhile is not to blame: it was in bad company.
-        """
-        fruitless = self._attempt - 1 - history.last_fruitful()
-        return fruitless >= _FRUITLESS_LIMIT or self._attempt >= self._place.max_deliver
+        return _to_ending(outcome, body=_parts(body), flags=frames.RESULT)
 
     async def _stream(self, generation: Generation, turns: Turns, writer: Writer) -> Outcome:
         """Stream from one deployment after the other, as far as the next can take it up."""
@@ -288,7 +95,7 @@ class Run:
                     return answer
 
     def _at(self, generation: Generation, attempt: Attempt) -> Generation:
-        self._deployment = attempt.deployment.id
+        self.deployment = attempt.deployment.id
         return replace(generation, served_name=attempt.deployment.served_name)
 
     def _note_failure(self, turns: Turns, attempt: Attempt, error: JanError) -> None:
@@ -307,7 +114,7 @@ class Run:
     async def _move_on(self, job: RunInference, pool: str) -> None:
         """Give the job to the workers of another pool. Raises BusError if their queue is full."""
         priority = subjects.BACKGROUND if job.background else subjects.INTERACTIVE
-        await self._place.bus.store(
+        await self._place.desk.bus.store(
             subjects.inference_job(pool, priority),
             encode(job),
             msg_id=f"JOBS:inference:{job.run_id}:{pool}-{job.moves}",
@@ -333,95 +140,6 @@ class Run:
             include_usage=job.include_usage,
             deadline=job.deadline,
         )
-
-    def _to_ending(self, error: JanError) -> Ending:
-        """The error frame that ends a run: the whole answer, if nothing was sent before it."""
-        return Ending(
-            status="cancelled" if isinstance(error, Cancelled) else "failed",
-            chunk=error.to_wire(self.job.request_id),
-            flags=frames.ERROR,
-            http_status=error.http_status,
-        )
-
-    def _tell_started(self, epoch: int) -> None:
-        assert self._writer is not None
-        started = events.RunStarted(
-            run_id=self.job.run_id,
-            attempt=self._attempt,
-            worker=self._place.worker,
-            deployment=self._deployment,
-            epoch=epoch,
-            resumed_at=self._writer.history.total,
-            at=time.time(),
-            replay_of=self.job.replay_of,
-        )
-        subject, msg_id = self._event("started", epoch)
-        self._place.bus.send_stored(subject, encode(started), _ignore, msg_id=msg_id)
-
-    def _event(self, verb: str, step: int = 0) -> tuple[str, str]:
-        """Where a fact is told, and its id. A replay's are not among those of runs."""
-        noun = "run" if self.job.replay_of is None else "replay"
-        told = subjects.run_event if self.job.replay_of is None else subjects.replay_event
-        return told(verb, self.job.run_id), f"EVENTS:{noun}.{verb}:{self.job.run_id}:{step}"
-
-    async def _finish(self, writer: Writer) -> None:
-        """Tell the log, then the readers, then the queue. Each step may have been done before."""
-        history = writer.history
-        assert history.commit is not None
-        if not history.ended:
-            subject, msg_id = self._event("finished")
-            told = await self._place.bus.store(
-                subject,
-                await _to_event(self.job, history),
-                msg_id=msg_id,
-                timeout=_FINISH_TIMEOUT,
-            )
-            await writer.end(told.seq)
-            self._place.metrics.runs.labels(history.commit.status).inc()
-            self._place.metrics.frames.inc(history.total)
-        if self._given_up:
-            await self._bury("the run was given up")
-        else:
-            self.delivery.ack()
-
-    def _give_back(self) -> None:
-        self.delivery.nak(_BACK_OFF[min(self._attempt, len(_BACK_OFF)) - 1])
-
-    async def _give_up_or_back(self, error: Exception) -> None:
-        if self._attempt < self._place.max_deliver:
-            self._give_back()
-            return
-        try:
-            await self._bury(repr(error))
-        except BusError:
-            logger.exception("run can't be buried", run_id=self.job.run_id)
-
-    async def _bury(self, reason: str) -> None:
-        """Keep the job for people to look at: no worker will get it again."""
-        delivery = self.delivery
-        await bury(
-            self._place.bus,
-            subjects.JOBS,
-            delivery.subject,
-            delivery.data,
-            error=reason,
-            sequence=delivery.sequence,
-        )
-        delivery.term()
-
-
-async def _to_event(job: RunInference, history: History) -> bytes:
-    """Encode RunFinished; a long stream is put together off the loop."""
-    told = partial(
-        to_run_finished,
-        job.run_id,
-        history,
-        job.replay_of,
-        turn=job.turn,
-        store=job.store,
-        content=job.content,
-    )
-    return await asyncio.to_thread(told) if len(history.chunks) > _LONG else told()
 
 
 def _to_body(request: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
@@ -449,13 +167,5 @@ def _whole(captured: Captured, generation: Generation) -> Outcome | None:
     return Outcome(finish_reason=choices[min(choices)].finish_reason)
 
 
-async def _store_the_rest(writer: Writer) -> None:
-    """Let what was generated be stored, for whoever goes on with it."""
-    try:
-        await asyncio.wait_for(writer.drain(), _HAND_BACK_TIMEOUT)
-    except TimeoutError:
-        logger.warning("handed back with frames that were not stored")
-
-
-def _ignore(ack: Ack | BusError) -> None:
-    """RunStarted is told for people to read; nothing depends on it."""
+def _to_ending(outcome: Outcome, **last: Any) -> Ending:
+    return Ending("completed", usage=outcome.usage, finish_reason=outcome.finish_reason, **last)

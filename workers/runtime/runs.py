@@ -9,13 +9,13 @@ import msgspec
 import structlog
 
 from schemas import subjects
-from schemas.commands import CancelRun, decode_run_inference
+from schemas.commands import CancelRun, RunInference, decode_run_inference
 from schemas.errors import BusError, Cancelled
-from workers.inference.run import Run, Workplace
 from workers.runtime import bury
 from workers.runtime.control import Cancels
 from workers.runtime.delivery import Delivery
 from workers.runtime.interrupt import HandedBack
+from workers.runtime.long_run import Desk, LongRun
 from workers.runtime.writer import Lost
 
 logger = structlog.get_logger()
@@ -23,15 +23,22 @@ logger = structlog.get_logger()
 _FORCE_AFTER = 1.5  # seconds that runs have to hand themselves back
 
 
-class Runs:
-    """All runs of this worker, and the owner of their tasks until `drain` returns."""
+Make = Callable[[RunInference, Delivery], LongRun]
 
-    def __init__(self, place: Workplace, cancels: Cancels) -> None:
-        self._place = place
+
+class Runs:
+    """All runs of this worker, and the owner of their tasks until `drain` returns.
+
+    `make` makes one of a job.
+    """
+
+    def __init__(self, desk: Desk, cancels: Cancels, make: Make) -> None:
+        self._desk = desk
+        self._make = make
         self._burying: set[asyncio.Task[None]] = set()
         self._cancels = cancels
-        self._runs: dict[str, Run] = {}
-        self._carrying: dict[Run, asyncio.Task[None]] = {}
+        self._runs: dict[str, LongRun] = {}
+        self._carrying: dict[LongRun, asyncio.Task[None]] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self._hurried = asyncio.Event()
@@ -39,10 +46,10 @@ class Runs:
     def __len__(self) -> int:
         return len(self._carrying)
 
-    def __iter__(self) -> Iterator[Run]:
+    def __iter__(self) -> Iterator[LongRun]:
         return iter(list(self._carrying))
 
-    def find(self, run_id: str) -> Run | None:
+    def find(self, run_id: str) -> LongRun | None:
         """The run with this id, if it is in progress here."""
         return self._runs.get(run_id)
 
@@ -61,7 +68,7 @@ class Runs:
             current.delivery = delivery
             on_done()
             return
-        run = Run(self._place, job, delivery)
+        run = self._make(job, delivery)
         self._runs[job.run_id] = run
         cancel = self._cancels.find(job.run_id)
         if cancel is not None:
@@ -76,7 +83,7 @@ class Runs:
         if run is not None:
             run.stop(_to_error(cancel))
 
-    def lose(self, lost: list[Run]) -> None:
+    def lose(self, lost: list[LongRun]) -> None:
         """Stop runs whose heartbeats were missed for so long that the server gave them away."""
         if lost:
             logger.warning("heartbeats were missed", runs=len(lost))
@@ -104,7 +111,7 @@ class Runs:
             await asyncio.wait(left)
 
     async def _carry_out(
-        self, run: Run, before: asyncio.Task[None] | None, on_done: Callable[[], None]
+        self, run: LongRun, before: asyncio.Task[None] | None, on_done: Callable[[], None]
     ) -> None:
         began = monotonic()
         try:
@@ -117,14 +124,14 @@ class Runs:
                 del self._runs[run.job.run_id]
             if not self._carrying:
                 self._idle.set()
-            self._place.metrics.seconds.observe(monotonic() - began)
+            self._desk.metrics.seconds.observe(monotonic() - began)
             on_done()
 
     async def _bury(self, delivery: Delivery, error: str, on_done: Callable[[], None]) -> None:
         """Keep a job that can't be read, so that it does not come again."""
         try:
             await bury(
-                self._place.bus,
+                self._desk.bus,
                 subjects.JOBS,
                 delivery.subject,
                 delivery.data,

@@ -12,8 +12,8 @@ import structlog
 from bus import Bus, Message
 from schemas import subjects
 from schemas.errors import Cancelled
-from workers.inference.runs import Runs
 from workers.runtime import beside
+from workers.runtime.runs import Runs
 
 logger = structlog.get_logger()
 

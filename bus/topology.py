@@ -112,10 +112,9 @@ def _streams(folder: Path) -> Iterator[dict[str, Any]]:
 def _consumers(folder: Path, pools: list[str]) -> Iterator[dict[str, Any]]:
     for file in sorted((folder / "consumers").glob("*.json")):
         text = file.read_text()
-        if "${pool}" not in text:
-            yield _read(file, text)
-            continue
-        for pool, name in itertools.product(pools, (subjects.INTERACTIVE, subjects.BACKGROUND)):
+        each_pool = pools if "${pool}" in text else [""]
+        classes = (subjects.INTERACTIVE, subjects.BACKGROUND) if "${class}" in text else ("",)
+        for pool, name in itertools.product(each_pool, classes):
             yield _read(file, text.replace("${pool}", pool).replace("${class}", name))
 
 

@@ -17,7 +17,7 @@ import psutil
 
 from cli.exits import BadSetup
 
-NATS_USERS = ("edge", "inference", "persistence", "migrate", "cli")
+NATS_USERS = ("edge", "inference", "responses", "persistence", "migrate", "cli")
 DATABASE_USER = "jan"
 DATABASE_NAME = "jan"
 ROOT = Path(__file__).resolve().parent.parent

@@ -24,9 +24,10 @@ LEFTOVER_SECONDS = 5
 QUICK_DEATHS = 3
 QUICK_SECONDS = 10.0
 LONGEST_PAUSE = 10.0
-# Tells an inference worker to hand its runs back instead of waiting for their ends: it is stopped
+# Tells a worker of long runs to hand its runs back instead of waiting for their ends: it is stopped
 # with the whole server, or for new code. On SIGTERM alone it drains (`JAN_DRAIN_TIMEOUT`).
 HURRY = signal.SIGUSR1
+HURRIED = ("inference", "responses")
 # How much of STOP_SECONDS has passed when the parts of each kind are killed if they still run.
 STOP_ORDER = (("edge", 0.72), ("worker", 0.86), ("postgres", 0.95), ("nats", 1.0))
 SOURCES = ("schemas", "bus", "edge", "workers", "cli")
@@ -311,7 +312,7 @@ async def _first_of(
 
 
 async def _stop(service: Service, child: Child, timeout: float) -> None:
-    if service.kind == "inference":
+    if service.kind in HURRIED:
         child.send(HURRY)
     await child.stop(service.stop_signal, timeout)
 

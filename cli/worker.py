@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from cli.member import Member, add_member_arguments, build_settings
 
-HELP = "run one worker (jan worker inference, jan worker persistence)"
+HELP = "run one worker (jan worker inference, jan worker responses, …)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +41,20 @@ async def run_inference(member: Member) -> None:
     await run(settings, on_ready=member.on_ready(), on_loading=member.on_loading)
 
 
+async def run_responses(member: Member) -> None:
+    """Carry responses out."""
+    from workers.responses.app import run  # noqa: PLC0415
+    from workers.responses.settings import ResponsesSettings  # noqa: PLC0415
+
+    settings = build_settings(
+        ResponsesSettings,
+        nats_url=member.state.nats_url("responses"),
+        name=member.name,
+        data=member.state.data.path,
+    )
+    await run(settings, on_ready=member.on_ready())
+
+
 async def run_persistence(member: Member) -> None:
     """Keep the database."""
     from workers.persistence.app import run  # noqa: PLC0415
@@ -58,5 +72,6 @@ async def run_persistence(member: Member) -> None:
 
 WORKERS: dict[str, Callable[[Member], Awaitable[None]]] = {
     "inference": run_inference,
+    "responses": run_responses,
     "persistence": run_persistence,
 }

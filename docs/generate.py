@@ -39,6 +39,7 @@ WORDS: dict[Any, str] = {
 PROCESSES = (
     Process("Edge", "edge.settings", "EdgeSettings"),
     Process("Inference worker", "workers.inference.settings", "InferenceSettings"),
+    Process("Responses worker", "workers.responses.settings", "ResponsesSettings"),
     Process("Persistence worker", "workers.persistence.settings", "PersistenceSettings"),
 )
 

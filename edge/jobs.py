@@ -11,14 +11,10 @@ from bus.objects import ObjectStore
 from edge.idempotency import Entry
 from edge.orders import Caller, Order
 from schemas import subjects
-from schemas.commands import REQUESTS, RunInference, Target, encode
+from schemas.commands import MAX_EMBEDDED, REQUESTS, RunInference, Target, encode
 from schemas.content import Content, shorten
 from schemas.errors import BusError, BusTimeout, BusUnavailable, JanError, QueueFull
 from schemas.events import RunRefused, encode_event, encode_run_accepted
-
-MAX_EMBEDDED = (
-    1 << 20
-)  # bytes of a body that travel on the bus; larger ones lie in the object store
 
 
 class Jobs:

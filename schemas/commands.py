@@ -10,6 +10,7 @@ from schemas.raw import OptionalRaw
 # count: a prompt's tokens; response: the loop of one, whose steps are chats
 Kind = Literal["chat", "completion", "embedding", "count", "response"]
 
+MAX_EMBEDDED = 1 << 20  # bytes of a body that travel on the bus; larger ones are objects
 REQUESTS = "requests"  # the object store's folder for requests too large for the bus
 
 
@@ -60,6 +61,7 @@ class RunInference(msgspec.Struct, frozen=True, omit_defaults=True):
     turn: Turn | None = None
     store: bool = False  # as a stored completion
     content: Content = "full"  # how much of what is said the log keeps
+    parent: str | None = None  # the response that it is a step of
     replay_of: str | None = None  # the run that this one repeats: nothing is stored of it
     v: int = 1
 

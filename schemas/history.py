@@ -13,6 +13,7 @@ from schemas import frames
 from schemas.commands import Turn, encode
 from schemas.content import Content
 from schemas.events import Attempt, RunFinished
+from schemas.responses.story import is_story, result_of
 
 MAX_RESULT = 256 * 1024  # bytes of a result that an event carries; a larger one stays in TOKENS
 MAX_STORED_RESULT = 3 << 20  # … of a run that is stored: with its request one message of the bus
@@ -35,6 +36,7 @@ class History:
     state: bytearray = field(default_factory=bytearray)  # what its engine stored with them
     body: list[bytes] = field(default_factory=list)  # the parts of an unstreamed result
     error: bytes | None = None
+    error_status: int = 0  # of HTTP
     commit: frames.Commit | None = None
     committed_at: int = 0
     ended: bool = False
@@ -96,6 +98,7 @@ class History:
         chunks = [frames.chunk_of(event) for event in frames.split_events(frame.data)]
         if frame.flags & frames.ERROR:
             self.error = chunks.pop()
+            self.error_status = frame.status
         self.chunks += [chunk for chunk in chunks if chunk != DONE]
 
 
@@ -129,7 +132,11 @@ def finish(run_id: str, history: History) -> RunFinished:
     """Say how a run ended, with its result whatever its size."""
     commit = history.commit
     assert commit is not None, "the run has no commit"
-    result = b"".join(history.body) or put_together(history.chunks, commit.usage)
+    error, result = history.error, b"".join(history.body) or None
+    if is_story(history.chunks):
+        result, error = result_of(history.chunks)
+    elif result is None:
+        result = put_together(history.chunks, commit.usage)
     return RunFinished(
         run_id=run_id,
         status=to_status(commit.status),
@@ -143,7 +150,7 @@ def finish(run_id: str, history: History) -> RunFinished:
         first_frame_at=history.first_at * _MICROSECOND,
         finish_reason=commit.finish_reason,
         usage=commit.usage,
-        error=msgspec.Raw(history.error) if history.error else None,
+        error=msgspec.Raw(error) if error else None,
         result=msgspec.Raw(result) if result else None,
     )
 

@@ -19,6 +19,7 @@ from schemas.responses.story import (
     Begun,
     Called,
     Ended,
+    Judged,
     Offer,
     Offered,
     Progressed,
@@ -47,6 +48,7 @@ class ResponseFold:
         self.offers: dict[str, Offer] | None = None
         self.step: Stepped | None = None  # whose frames come next
         self.steps = 0  # that have ended
+        self.corrections = 0
         self.cut: str | None = None  # why the last step stopped early: incomplete_details.reason
         self.calls: list[ToolCall] = []  # of the last step
         self.called: dict[str, str] = {}  # item → the call's own id, of those given to workers
@@ -54,6 +56,8 @@ class ResponseFold:
         self.messages: list[Message] = []  # said in earlier steps, as chat has it
         self._citations = Citations([], [])
         self._speech: Speech | None = None
+        self.held: list[bytes] | None = None  # chunks of a step that the loop is to look at
+        self._said_whole = False
         self._include: frozenset[str] = frozenset()
 
     @property
@@ -87,6 +91,9 @@ class ResponseFold:
                 self.step = step
                 self._speech = Speech(self.output, self.offers or {}, self._citations)
                 self.calls = []
+                self.held = [] if self.begun is not None and self.begun.judged else None
+            case Judged(correction):
+                self._judge(correction)
             case Called(calls):
                 self._dispatch({call.item: call.call_id for call in calls})
             case Progressed(item, progress):
@@ -99,21 +106,33 @@ class ResponseFold:
     def hear(self, chunk: bytes) -> None:
         """Take the next chunk of the step's frames."""
         assert self._speech is not None
-        self._speech.hear(chunk)
+        if self.held is not None:
+            self.held.append(chunk)
+        else:
+            self._speech.hear(chunk)
+
+    @property
+    def to_judge(self) -> Speech | None:
+        """What the last step said, if the loop is to look at it before it is told."""
+        if self.held is None or self.step is not None or self._speech is None:
+            return None
+        speech = Speech(Output("", Events()), self.offers or {}, self._citations)
+        for chunk in self.held:
+            speech.hear(chunk)
+        speech.close(whole=self._said_whole)
+        return speech
 
     def end_step(
         self, status: str, finish_reason: str | None, usage: bytes | msgspec.Raw | None
     ) -> None:
         """The step's frames are over."""
-        assert self._speech is not None
-        speech, self._speech, self.step = self._speech, None, None
+        self.step = None
         self.cut = _INCOMPLETE.get(finish_reason or "")
-        whole = status == "completed" and self.cut is None
-        speech.close(whole=whole)
         self.usage.add(usage)
         self.steps += 1
-        self.calls = list(speech.calls.values()) if whole else []
-        self.messages.append(_to_message(speech.spoken, self.calls))
+        self._said_whole = status == "completed" and self.cut is None
+        if self.held is None:
+            self._close_speech()
 
     def to_messages(self) -> list[Message]:
         """What was said since the request, the results of its tools included."""
@@ -151,6 +170,11 @@ class ResponseFold:
         self.output.end(place)
 
     def _approve(self, approved: Approved) -> None:
+        if not approved.approve:
+            told = {"name": approved.name, "arguments": approved.arguments}
+            refused = f"The user did not allow this call: {msgspec.json.encode(told).decode()}"
+            self.messages.append({"role": "user", "content": refused})
+            return
         offer = (self.offers or {}).get(approved.name)
         call = ToolCall(
             self.output,
@@ -163,6 +187,30 @@ class ResponseFold:
         call.close(whole=True)
         self.calls.append(call)
         self.messages.append(_to_message("", [call]))
+
+    def _judge(self, correction: str | None) -> None:
+        """Tell what a step has said, or keep it between the loop and the model."""
+        assert self._speech is not None
+        held, self.held = self.held or [], None
+        if correction is None:
+            for chunk in held:
+                self._speech.hear(chunk)
+            self._close_speech()
+            return
+        self.held = held
+        speech = self.to_judge
+        assert speech is not None
+        self.held, self._speech = None, None
+        self.corrections += 1
+        self.messages.append(_to_message(speech.spoken, []))
+        self.messages.append({"role": "user", "content": correction})
+
+    def _close_speech(self) -> None:
+        assert self._speech is not None
+        speech, self._speech = self._speech, None
+        speech.close(whole=self._said_whole)
+        self.calls = list(speech.calls.values()) if self._said_whole else []
+        self.messages.append(_to_message(speech.spoken, self.calls))
 
     def _dispatch(self, called: dict[str, str]) -> None:
         self.called |= called

@@ -5,6 +5,7 @@ whoever folds them, worker or edge, gets the same events under the same numbers,
 go on. A `step` says that the frames of that run, up to its commit, come next.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -38,12 +39,16 @@ class Offer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Begun(msgspec.Struct, frozen=True, tag="begun", tag_field="t", omit_defaults=True):
-    """The loop has taken the response. `response` is the object as it is now, without output."""
+    """The loop has taken the response. `response` is the object as it is now, without output.
+
+    `judged`: what a step says is told only once the loop has looked at it.
+    """
 
     response: msgspec.Raw
     queued: bool = False
     include: list[str] = []
     obfuscate: bool = False
+    judged: bool = False
 
 
 class Offered(msgspec.Struct, frozen=True, tag="offered", tag_field="t"):
@@ -59,9 +64,10 @@ class Added(msgspec.Struct, frozen=True, tag="added", tag_field="t"):
 
 
 class Approved(msgspec.Struct, frozen=True, tag="approved", tag_field="t"):
-    """The client lets a call go on that an earlier response asked it about, by `request`."""
+    """The client was asked about a call by `request`, in an earlier response, and has answered."""
 
     request: str
+    approve: bool
     name: str  # under which the tool is offered
     arguments: str
 
@@ -71,6 +77,12 @@ class Stepped(msgspec.Struct, frozen=True, tag="step", tag_field="t"):
 
     number: int
     run_id: str
+
+
+class Judged(msgspec.Struct, frozen=True, tag="judged", tag_field="t", omit_defaults=True):
+    """The loop has looked at what the last step said: it is told, unless it is to be corrected."""
+
+    correction: str | None = None
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -110,7 +122,37 @@ class Ended(msgspec.Struct, frozen=True, tag="ended", tag_field="t", omit_defaul
     refusal: int = 0
 
 
-Entry = Begun | Offered | Added | Approved | Stepped | Called | Progressed | Returned | Ended
+Entry = (
+    Begun | Offered | Added | Approved | Stepped | Judged | Called | Progressed | Returned | Ended
+)
 
+
+def is_story(entries: Sequence[bytes]) -> bool:
+    """Tell a response's entries from the chunks of other runs."""
+    return bool(entries) and entries[0].startswith(b'{"t":')
+
+
+def result_of(entries: Sequence[bytes]) -> tuple[bytes | None, bytes | None]:
+    """The response that entries end with, and the envelope of its error, if it has one."""
+    last = decode_entry(entries[-1])
+    if not isinstance(last, Ended):
+        return None, None
+    found = _decode_failed(last.response).error
+    if found is None:
+        return bytes(last.response), None
+    told = {"message": found.message, "type": "server_error", "param": None, "code": found.code}
+    return bytes(last.response), encode_entry({"error": told})
+
+
+class _Error(msgspec.Struct):
+    code: str
+    message: str
+
+
+class _Failed(msgspec.Struct):
+    error: _Error | None = None
+
+
+_decode_failed = msgspec.json.Decoder(_Failed).decode
 decode_entry = msgspec.json.Decoder(Entry).decode
 encode_entry = msgspec.json.Encoder().encode

@@ -405,7 +405,7 @@ PUBLISH = {
             "events.run.finished.7",
             "events.run.started.7",
             "$JS.API.DIRECT.GET.JOBS",
-            "$JS.API.DIRECT.GET.KV_responses",
+            "$JS.API.DIRECT.GET.KV_tools",
             "$JS.API.CONSUMER.CREATE.KV_keys.c",
             "$JS.API.STREAM.PURGE.JOBS",
             "_INBOX.cli.x",
@@ -509,7 +509,7 @@ PUBLISH = {
 SUBSCRIBE = {
     "edge": (
         ["live.edge-1.>", "live.*.r", "edges.edge-1.alive", "kv.keys.>", "_INBOX.edge.x.*"],
-        ["frames.>", "jobs.>", "query.>", "kv.responses.>", "_INBOX.>", "_INBOX.cli.>", "events.>"],
+        ["frames.>", "jobs.>", "query.>", "kv.tools.>", "_INBOX.>", "_INBOX.cli.>", "events.>"],
     ),
     "inference": (
         ["control.cancel.*", "kv.health.>", "_INBOX.inference.x.*"],

@@ -55,7 +55,7 @@ class Abandonment:
     def _ask(self) -> None:
         by_edge: dict[str, list[str]] = defaultdict(list)
         for run in self._runs:
-            if not run.job.background and not run.job.stored:
+            if not run.job.background and not run.job.stored and run.job.parent is None:
                 run.unclaimed += 1
                 by_edge[run.job.edge].append(run.job.run_id)
         for edge, asked in by_edge.items():

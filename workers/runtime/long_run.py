@@ -19,6 +19,7 @@ from schemas import events, frames, ids, subjects
 from schemas.commands import RunInference, encode
 from schemas.errors import BusError, Cancelled, DeadlineExceeded, InternalError, JanError
 from schemas.history import History, to_run_finished
+from schemas.tools import Word
 from workers.runtime import bury
 from workers.runtime.delivery import Delivery
 from workers.runtime.interrupt import HandedBack, Interrupt
@@ -92,7 +93,7 @@ class LongRun(ABC):
         """Whether it writes more than one message: a body alone needs no fence."""
         return self.job.stream
 
-    def to_ending(self, error: JanError) -> Ending:
+    async def to_ending(self, error: JanError, _writer: Writer) -> Ending:
         """The error frame that ends a run: the whole answer, if nothing was sent before it."""
         return Ending(
             status="cancelled" if isinstance(error, Cancelled) else "failed",
@@ -242,7 +243,7 @@ class LongRun(ABC):
             await _store_the_rest(writer)
             raise
         except JanError as error:
-            return self.to_ending(error)
+            return await self.to_ending(error, writer)
 
     def _require_hope(self, history: History) -> None:
         """Give the run up if nobody gets on with it. Raises InternalError."""
@@ -284,6 +285,7 @@ class LongRun(ABC):
         """Tell the log, then the readers, then the queue. Each step may have been done before."""
         history = writer.history
         assert history.commit is not None
+        self._tell_parent()
         if not history.ended:
             subject, msg_id = self._event("finished")
             told = await self._desk.bus.store(
@@ -299,6 +301,12 @@ class LongRun(ABC):
             await self._bury("the run was given up")
         else:
             self.delivery.ack()
+
+    def _tell_parent(self) -> None:
+        """Tell the response that this is a step of that it has ended."""
+        if self.job.parent is not None:
+            word = Word(self.job.run_id, ended=True)
+            self._desk.bus.publish(subjects.words(self.job.parent), encode(word))
 
     def _give_back(self) -> None:
         self.delivery.nak(_BACK_OFF[min(self._attempt, len(_BACK_OFF)) - 1])

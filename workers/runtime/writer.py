@@ -214,6 +214,7 @@ class Writer:
             self._flush()
         await self.drain()
         self.history.error = chunk if flags & frames.ERROR else None
+        self.history.error_status = status
         self.history.body = list(body)
         self.history.add_commit(commit, self._ending.at)
 

@@ -326,7 +326,7 @@ def _calls(request: _ChatRequest, cues: Cues, asked: str, random: Random) -> lis
         if name not in offered:
             raise UpstreamRejected(f"there is no tool {name!r} to call", param="tool_choice")
         wanted = [(name, None)]
-    elif cues.tools and not answered:
+    elif cues.tools and _rounds(request.messages) < cues.rounds:
         wanted = list(cues.tools)
     elif not answered:
         wanted = [(name, None) for name in offered if name in asked]
@@ -335,6 +335,16 @@ def _calls(request: _ChatRequest, cues: Cues, asked: str, random: Random) -> lis
     if request.parallel_tool_calls is False:
         wanted = wanted[:1]
     return [_call(name, arguments, offered, random) for name, arguments in wanted]
+
+
+def _rounds(messages: list[_Message]) -> int:
+    """How often tools were called since the user's last message."""
+    rounds = 0
+    for message in reversed(messages):
+        if message.role == "user":
+            break
+        rounds += bool(message.tool_calls)
+    return rounds
 
 
 def _offered(request: _ChatRequest) -> dict[str, _Offer]:

@@ -4,6 +4,7 @@
 !stall [AFTER]          go silent
 !die [AFTER]            end the worker's process, as a crash would
 !tool NAME [{...}]      call this tool; without arguments, ones that fit its schema
+!rounds N               call the tools again, until there were N rounds of results (1)
 !ttft MS, !pace MS      milliseconds to the first token, and from each to the next
 !tokens N               the answer's length
 """
@@ -25,6 +26,7 @@ class Cues:
     stall: int | None = None
     die: int | None = None
     tools: tuple[tuple[str, str | None], ...] = ()
+    rounds: int = 1
     ttft: float | None = None
     pace: float | None = None
     tokens: int | None = None
@@ -80,6 +82,7 @@ _CUES: Mapping[str, Callable[[Cues, str], Cues]] = MappingProxyType(
         "!tool": _tool,
         "!stall": lambda cues, rest: replace(cues, stall=_count(rest)),
         "!die": lambda cues, rest: replace(cues, die=_count(rest)),
+        "!rounds": lambda cues, rest: replace(cues, rounds=_count(rest)),
         "!ttft": lambda cues, rest: replace(cues, ttft=float(rest)),
         "!pace": lambda cues, rest: replace(cues, pace=float(rest)),
         "!tokens": lambda cues, rest: replace(cues, tokens=_count(rest)),

@@ -1,0 +1,82 @@
+"""What an edge adds to a response's request for the loop: what the request only refers to."""
+
+import msgspec
+
+from schemas.api.decoding import decoder
+from schemas.api.items import Item, id_prefix, to_item, to_message
+from schemas.api.responses import ResponseRequest
+from schemas.ids import derived_id
+from schemas.raw import OptionalRaw
+
+
+class Prepared(msgspec.Struct, omit_defaults=True):
+    """The field `prepared` of a job's request.
+
+    `context` are the items of the responses before this one, `messages` a conversation's history as
+    chat has it, `instruction` its project's. `referred` are the items that the input refers to, by
+    their ids. `in_words`: no deployment can be held to a JSON schema, so the model is told of it.
+    """
+
+    context: list[Item] = []
+    messages: OptionalRaw = None
+    instruction: str | None = None
+    conversation: str | None = None
+    referred: dict[str, Item] = {}
+    in_words: bool = False
+
+
+class PreparedRequest(ResponseRequest):
+    """A job's request."""
+
+    prepared: Prepared = msgspec.field(default_factory=Prepared)
+
+
+decode_prepared = decoder(PreparedRequest)
+
+
+class _Reference(msgspec.Struct):
+    id: str = ""
+    type: str = "message"
+
+
+_decode_reference = msgspec.json.Decoder(_Reference).decode
+
+
+def references(given: list[msgspec.Raw]) -> list[str]:
+    """The ids that an input's `item_reference`s name."""
+    return [one.id for one in map(_to_reference, given) if one.type == "item_reference"]
+
+
+def input_items(
+    request: ResponseRequest, run_id: str, referred: dict[str, Item] | None = None
+) -> list[Item]:
+    """A request's input as items, with ids that follow from the run. Raises InvalidRequest."""
+    given = request.input
+    if given is None:
+        return []
+    if isinstance(given, str):
+        items = [to_message(msgspec.Raw(msgspec.json.encode(given)), "user")]
+    else:
+        items = _to_items(given, referred or {})
+    for number, item in enumerate(items):
+        if "id" not in item:
+            item["id"] = derived_id(id_prefix(item["type"]), run_id, -1 - number)
+    return items
+
+
+def _to_items(given: list[msgspec.Raw], referred: dict[str, Item]) -> list[Item]:
+    items: list[Item] = []
+    for number, raw in enumerate(given):
+        reference = _to_reference(raw)
+        if reference.type == "item_reference":
+            items += [referred[reference.id]] if reference.id in referred else []
+        else:
+            items.append(to_item(raw, f"input[{number}]"))
+    return items
+
+
+def _to_reference(raw: msgspec.Raw) -> _Reference:
+    try:
+        return _decode_reference(raw)
+    except msgspec.DecodeError:
+        return _Reference()

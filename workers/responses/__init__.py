@@ -1,0 +1,1 @@
+"""The worker of the loop: it carries responses out, step by step and call by call."""

@@ -1,0 +1,84 @@
+"""Calls of tools as jobs for their workers, and what is told of those that can't be."""
+
+import time
+from typing import Final
+
+import msgspec
+
+from schemas import ids, subjects
+from schemas.commands import RunInference, encode
+from schemas.responses.calls import ToolCall
+from schemas.responses.fold import ResponseFold
+from schemas.responses.story import Offer
+from schemas.tools import (
+    MAX_ARGUMENTS,
+    CallTool,
+    ToolProblem,
+    ToolResult,
+    ToolStatus,
+)
+
+EDGE: Final = "responses"  # in place of an edge's name: no client reads a call's frames
+
+
+def call_id_of(job: RunInference, call: ToolCall) -> str:
+    """The id of a call: it follows from its place in the output."""
+    assert call.place is not None
+    return ids.derived_id("tool_", job.run_id, call.place.at)
+
+
+def to_call_job(job: RunInference, call: ToolCall, offer: Offer) -> CallTool:
+    """The job that has a call carried out."""
+    now = time.time()
+    return CallTool(
+        call_id=call_id_of(job, call),
+        tool=offer.tool,
+        arguments=_to_json(call.arguments),
+        principal=job.principal,
+        edge=EDGE,
+        created=int(now),
+        deadline=min(job.deadline, now + offer.timeout),
+        request_id=job.request_id,
+        parent=job.run_id,
+        options=offer.options,
+        api_key=job.api_key,
+        traceparent=job.traceparent,
+        content=job.content,
+    )
+
+
+def _to_json(arguments: str) -> msgspec.Raw:
+    """Arguments as the model wrote them; what is no JSON becomes a text, which no tool takes."""
+    try:
+        msgspec.json.decode(arguments)
+    except (msgspec.DecodeError, RecursionError):
+        return msgspec.Raw(encode(arguments))
+    return msgspec.Raw(arguments.encode())
+
+
+def find_refusal(
+    call: ToolCall, fold: ResponseFold, most: int, *, hidden: bool
+) -> ToolResult | None:
+    """What the model is told of a call that is not carried out; None if it is.
+
+    `most` calls are carried out in a response; `hidden`: the step was offered no tools.
+    """
+    if call.offer is None or hidden:
+        known = ", ".join(sorted(fold.offers or {})) or "none"
+        return failed("unknown_tool", f"There is no tool {call.name!r}. There are: {known}.")
+    if len(fold.called) >= most:
+        return failed("limit", "The limit of tool calls is reached: answer without calling more.")
+    if len(call.arguments.encode()) > MAX_ARGUMENTS:
+        return failed("too_large", f"The arguments are larger than {MAX_ARGUMENTS} bytes.")
+    return None
+
+
+def failed(code: str, message: str, status: ToolStatus = "failed") -> ToolResult:
+    """A call that came to nothing."""
+    return ToolResult(status, message, error=ToolProblem(code, message))
+
+
+def job_message(call: CallTool, queue: str) -> tuple[str, bytes, str]:
+    """Where a call's job goes, the job, and the message's id."""
+    subject = subjects.tool_job(queue)
+    return subject, encode(call), f"JOBS:tools:{call.call_id}:0"

@@ -1,0 +1,90 @@
+"""What tools the MCP servers have that a request names: asked for as calls, like any other."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from bus import Bus
+from schemas import ids
+from schemas.api.response_tools import McpTool
+from schemas.commands import RunInference, encode
+from schemas.errors import BusError
+from schemas.tools import CallTool, ToolResult, decode_tool_result
+from workers.responses.calls import EDGE, job_message
+from workers.responses.offers import MCP_QUEUE, MCP_TOOL, ListedTool, Listing, to_options
+from workers.responses.parts import Mailbox, Parts
+
+_SECONDS: Final = 20.0  # a server has to list its tools
+
+
+class _Tools(msgspec.Struct):
+    tools: list[ListedTool] = []
+
+
+class Listings:
+    """Asks for the tools of the MCP servers that a response's request names."""
+
+    def __init__(self, bus: Bus, parts: Parts, mailbox: Mailbox, job: RunInference) -> None:
+        self._bus = bus
+        self._parts = parts
+        self._mailbox = mailbox
+        self._job = job
+
+    async def of(self, servers: Sequence[McpTool]) -> list[Listing]:
+        """Ask all of them at once. One that does not answer has no tools, and an error."""
+        calls = [self._to_call(tool, at) for at, tool in enumerate(servers)]
+        for call in calls:
+            subject, job, msg_id = job_message(call, MCP_QUEUE)
+            await self._bus.store(subject, job, msg_id=msg_id)
+        until = time.time() + _SECONDS + 1.0
+        found: dict[str, ToolResult] = {}
+        while len(found) < len(calls) and time.time() < until:
+            words = await self._mailbox.next(until)
+            ended = {word.about for word in words if word.ended}
+            for call in calls:
+                if call.call_id not in found and (not words or call.call_id in ended):
+                    await self._look(call.call_id, found)
+        return [
+            _to_listing(tool.server_label, found.get(call.call_id))
+            for tool, call in zip(servers, calls, strict=True)
+        ]
+
+    def _to_call(self, tool: McpTool, number: int) -> CallTool:
+        job, now = self._job, time.time()
+        options: dict[str, Any] = to_options(tool) | {"op": "list_tools"}
+        return CallTool(
+            call_id=ids.derived_id("tool_", job.run_id, -1 - number),
+            tool=MCP_TOOL,
+            arguments=msgspec.Raw(b"{}"),
+            principal=job.principal,
+            edge=EDGE,
+            created=int(now),
+            deadline=min(job.deadline, now + _SECONDS),
+            request_id=job.request_id,
+            parent=job.run_id,
+            options=msgspec.Raw(encode(options)),
+            api_key=job.api_key,
+            traceparent=job.traceparent,
+            content=job.content,
+        )
+
+    async def _look(self, call_id: str, found: dict[str, ToolResult]) -> None:
+        try:
+            history = await self._parts.read(EDGE, call_id)
+        except BusError:
+            return  # it is looked at again
+        if history.commit is not None:
+            found[call_id] = decode_tool_result(b"".join(history.body))
+
+
+def _to_listing(label: str, result: ToolResult | None) -> Listing:
+    if result is None:
+        return Listing(label, (), "no worker has asked the server in time")
+    if result.status != "completed" or result.structured is None:
+        return Listing(label, (), result.error.message if result.error else result.output)
+    try:
+        return Listing(label, msgspec.json.decode(result.structured, type=_Tools).tools)
+    except msgspec.DecodeError as error:
+        return Listing(label, (), f"the server's list can't be read: {error}")

@@ -1,0 +1,235 @@
+"""Which tools a model is offered: the client's functions, the server's own, and MCP servers'."""
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from schemas.api.response_tools import (
+    OWN_LABEL,
+    Choice,
+    CodeInterpreterTool,
+    CustomTool,
+    FileSearchTool,
+    FunctionTool,
+    McpTool,
+    Tool,
+    WebSearchTool,
+)
+from schemas.errors import InvalidRequest
+from schemas.responses.output import Item
+from schemas.responses.story import Offer
+from schemas.tools import Tool as ServerTool
+from workers.responses.catalogue import Catalogue
+
+MCP_QUEUE: Final = "mcp"
+MCP_TOOL: Final = "mcp"
+
+_HOSTED: Final = {
+    WebSearchTool: ("web_search", "web_search"),
+    FileSearchTool: ("file_search", "file_search_query"),
+    CodeInterpreterTool: ("code_interpreter", "python_exec"),
+}
+_FREE_TEXT: Final = {
+    "type": "object",
+    "properties": {"input": {"type": "string"}},
+    "required": ["input"],
+    "additionalProperties": False,
+}
+_encode = msgspec.json.encode
+
+
+class ListedTool(msgspec.Struct):
+    """A tool as an MCP server lists it."""
+
+    name: str
+    description: str | None = None
+    inputSchema: dict[str, Any] = {}
+    annotations: dict[str, Any] | None = None
+
+
+class Listing(NamedTuple):
+    """What came of asking an MCP server for its tools; `error`: it did not say."""
+
+    label: str
+    tools: Sequence[ListedTool]
+    error: str | None = None
+
+    def to_item(self) -> Item:
+        """As an item of the output."""
+        told = [
+            {
+                "name": tool.name,
+                "description": tool.description,
+                "input_schema": tool.inputSchema,
+                "annotations": tool.annotations,
+            }
+            for tool in self.tools
+        ]
+        return {
+            "type": "mcp_list_tools",
+            "server_label": self.label,
+            "tools": told,
+            "error": self.error,
+        }
+
+
+class Offers:
+    """The offers of one response, as `choice` lets them."""
+
+    def __init__(self, catalogue: Catalogue, choice: Choice) -> None:
+        self._catalogue = catalogue
+        self._choice = choice
+        self._offers: dict[str, Offer] = {}
+
+    @property
+    def by_name(self) -> dict[str, Offer]:
+        """All of them, by the names that the model calls them by."""
+        return self._offers
+
+    def to_list(self) -> list[Offer]:
+        """All of them."""
+        return list(self._offers.values())
+
+    def add(self, tool: Tool, param: str) -> None:
+        """Offer what a request's tool stands for; an MCP server's tools are asked for apart.
+
+        Raises InvalidRequest if it is none that this server has.
+        """
+        match tool:
+            case FunctionTool():
+                self._add_function(tool)
+            case CustomTool():
+                told = {"name": tool.name, "description": tool.description or ""}
+                definition = _to_definition(told | {"parameters": _FREE_TEXT})
+                if self._choice.allows(tool.name):
+                    self._put(Offer(tool.name, "custom", definition))
+            case McpTool():
+                if is_own(tool):
+                    self._add_own(tool, param)
+            case _:
+                self._add_hosted(tool, param)
+
+    def add_listed(self, tool: McpTool, listing: Listing) -> None:
+        """Offer the tools that an MCP server has listed."""
+        for listed in listing.tools:
+            label, name = tool.server_label, listed.name
+            if not tool.allows(name) or not self._choice.allows("", label, name):
+                continue
+            told = {"description": listed.description or "", "parameters": listed.inputSchema}
+            options = msgspec.Raw(_encode(to_options(tool)))
+            self._put(
+                Offer(
+                    self._free_name(name, label),
+                    "mcp",
+                    msgspec.Raw(b""),
+                    tool=name,
+                    queue=MCP_QUEUE,
+                    label=label,
+                    options=options,
+                    approval=tool.asks_for(name),
+                    idempotent=bool((listed.annotations or {}).get("readOnlyHint")),
+                ),
+                told,
+            )
+
+    def _add_function(self, tool: FunctionTool) -> None:
+        told: dict[str, Any] = {"name": tool.name}
+        if tool.description:
+            told["description"] = tool.description
+        told["parameters"] = tool.parameters or {"type": "object", "properties": {}}
+        if tool.strict is not None:
+            told["strict"] = tool.strict
+        if self._choice.allows(tool.name):
+            self._put(Offer(tool.name, "function", _to_definition(told)))
+
+    def _add_hosted(
+        self, tool: WebSearchTool | FileSearchTool | CodeInterpreterTool, param: str
+    ) -> None:
+        kind, name = _HOSTED[type(tool)]
+        found = self._require(name, f"{param}.type")
+        if self._choice.allows(kind):
+            options = msgspec.Raw(_encode(tool))
+            told = {"description": found.description, "parameters": found.parameters}
+            self._put(_to_offer(kind, kind, found, options), told)
+
+    def _add_own(self, tool: McpTool, param: str) -> None:
+        """Offer this server's own tools, or those of an MCP server that its operator has named."""
+        prefix = "" if tool.server_label == OWN_LABEL else f"{tool.server_label}__"
+        names = [name for name in self._catalogue.names() if name.startswith(prefix)]
+        if prefix and not names:
+            raise InvalidRequest(
+                f"'{param}.server_label': there is no MCP server {tool.server_label!r} here, and "
+                "the request names no server_url",
+                param=f"{param}.server_label",
+            )
+        for name in names:
+            shown = name.removeprefix(prefix)
+            if tool.allows(shown) and self._choice.allows("", tool.server_label, shown):
+                found = self._require(name, param)
+                offer = _to_offer(
+                    self._free_name(shown, tool.server_label), "own", found, None, tool
+                )
+                told = {"description": found.description, "parameters": found.parameters}
+                self._put(offer, told)
+
+    def _require(self, name: str, param: str) -> ServerTool:
+        found = self._catalogue.find(name)
+        why = "is not served here" if found is None else found.unavailable
+        if found is None or why:
+            raise InvalidRequest(
+                f"'{param}': the tool {name} can't be used: {why}",
+                param=param,
+                code="tool_unavailable",
+            )
+        return found
+
+    def _free_name(self, name: str, label: str) -> str:
+        """The name that the model calls it by: its own, unless another has that."""
+        return f"{label}__{name}" if name in self._offers else name
+
+    def _put(self, offer: Offer, told: dict[str, Any] | None = None) -> None:
+        if told is not None:
+            definition = _to_definition({"name": offer.name} | told)
+            offer = msgspec.structs.replace(offer, definition=definition)
+        self._offers[offer.name] = offer
+
+
+def is_own(tool: McpTool) -> bool:
+    """Whether its tools are known without asking a server that the request names."""
+    return tool.server_url is None
+
+
+def to_options(tool: McpTool) -> dict[str, Any]:
+    """What a call of an MCP server's tool says of the server; secrets in it are sealed."""
+    return {
+        "server_label": tool.server_label,
+        "server_url": tool.server_url,
+        "headers": tool.headers or {},
+        "authorization": tool.authorization,
+    }
+
+
+def _to_offer(
+    name: str,
+    kind: Any,
+    tool: ServerTool,
+    options: msgspec.Raw | None,
+    server: McpTool | None = None,
+) -> Offer:
+    return Offer(
+        name,
+        kind,
+        msgspec.Raw(b""),
+        tool=tool.name,
+        queue=tool.queue,
+        label=server.server_label if server is not None else "",
+        options=options,
+        approval=server is not None and server.asks_for(tool.name),
+        idempotent=tool.idempotent,
+        timeout=tool.timeout,
+    )
+
+
+def _to_definition(function: dict[str, Any]) -> msgspec.Raw:
+    return msgspec.Raw(_encode({"type": "function", "function": function}))

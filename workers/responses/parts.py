@@ -1,0 +1,137 @@
+"""The parts of a response: its steps and calls, each a run of its own that some worker carries out.
+
+A part tells on `words.<response>` that it has ended, and how far it is. A word may be lost: after
+two seconds without one the frames are looked at.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import msgspec
+import structlog
+
+from bus import Bus, Message
+from schemas import frames, subjects
+from schemas.commands import CancelRun, encode
+from schemas.errors import BusError
+from schemas.history import History
+from schemas.tools import Word, decode_word
+from workers.runtime.writer import Lost, Writer, take_over
+
+logger = structlog.get_logger()
+
+_SILENCE: Final = 2.0  # seconds without a word, after which frames are looked at
+_LEAST: Final = 0.05
+
+
+class Mailbox:
+    """The words to one response."""
+
+    def __init__(self) -> None:
+        self._words: list[Word] = []
+        self._arrived = asyncio.Event()
+
+    def put(self, word: Word) -> None:
+        """Take a word."""
+        self._words.append(word)
+        self._arrived.set()
+
+    async def next(self, until: float) -> list[Word]:
+        """Wait for words; none if it is time to look for oneself, at `until` at the latest."""
+        wait = min(_SILENCE, max(_LEAST, until - time.time()))
+        try:
+            await asyncio.wait_for(self._arrived.wait(), wait)
+        except TimeoutError:
+            return []
+        words, self._words = self._words, []
+        self._arrived.clear()
+        return words
+
+
+class Parts:
+    """Hears words, reads parts' frames, and ends parts. Made by `open_parts`."""
+
+    def __init__(self, bus: Bus, worker: str) -> None:
+        self._bus = bus
+        self._worker = worker
+        self._mailboxes: dict[str, Mailbox] = {}
+
+    @asynccontextmanager
+    async def mailbox(self, run_id: str) -> AsyncIterator[Mailbox]:
+        """Hear the words to a response for the context's life."""
+        mailbox = self._mailboxes[run_id] = Mailbox()
+        try:
+            yield mailbox
+        finally:
+            if self._mailboxes.get(run_id) is mailbox:
+                del self._mailboxes[run_id]
+
+    def on_word(self, message: Message) -> None:
+        """Take a word; most are to responses of other workers."""
+        run_id = subjects.last_token(message.subject).decode()
+        mailbox = self._mailboxes.get(run_id)
+        if mailbox is None:
+            return
+        try:
+            mailbox.put(decode_word(message.data))
+        except msgspec.DecodeError as error:
+            logger.warning("a word can't be read", run_id=run_id, error=str(error))
+
+    async def read(self, edge: str, part: str) -> History:
+        """Read what a part has written. Raises BusError."""
+        fold, history = frames.Fold(), History()
+        async for stored in self._bus.read_subject(subjects.TOKENS, subjects.frames(edge, part)):
+            history.read(fold, stored.seq, stored.data)
+        return history
+
+    def cancel(self, parts: Sequence[str], reason: str) -> None:
+        """Ask for the end of parts, without waiting for it."""
+        for part in parts:
+            self._bus.send_stored(
+                subjects.cancel(part),
+                encode(CancelRun(part, reason, "", time.time())),
+                lambda _: None,
+                msg_id=f"CONTROL:cancel:{part}:0",
+            )
+
+    async def end(self, edge: str, part: str, commit: frames.Commit, last: bytes) -> History:
+        """End a part that nobody carries out any more: by `last`, an error, if it has not ended.
+
+        Whoever was at it finds our fence, and can't be heard. Raises BusError.
+        """
+        owner = f"{self._worker}-{time.time_ns():x}"
+        fence = frames.Fence(owner, 0, self._worker, time.time())
+        subject = subjects.frames(edge, part)
+        history, epoch = await take_over(self._bus, subject, fence, _never)
+        if history.commit is not None:
+            return history
+        writer = Writer(self._bus, subject, owner, history, epoch=epoch, on_stop=_ignore)
+        try:
+            await writer.commit(commit, chunk=last, flags=frames.ERROR, status=500)
+        except Lost as error:
+            raise BusError(f"somebody else writes {part}") from error
+        finally:
+            writer.close(Lost("the part has ended"))
+        return history
+
+
+def _never() -> None:
+    """Nothing ends the taking over of a part but the bus."""
+
+
+def _ignore(_reason: Exception) -> None:
+    """`commit` raises it too."""
+
+
+@asynccontextmanager
+async def open_parts(bus: Bus, worker: str) -> AsyncIterator[Parts]:
+    """Hear words for the context's life."""
+    parts = Parts(bus, worker)
+    subscription = await bus.subscribe(subjects.ALL_WORDS, parts.on_word)
+    try:
+        yield parts
+    finally:
+        await subscription.unsubscribe()

@@ -56,7 +56,7 @@ from workers.responses.listings import Listings
 from workers.responses.offers import Offers, is_own
 from workers.responses.parts import Mailbox, Parts
 from workers.responses.settings import ResponsesSettings
-from workers.responses.steps import to_chat
+from schemas.responses.chat import to_chat
 from workers.runtime.delivery import Delivery
 from workers.runtime.long_run import Desk, Ending, LongRun
 from workers.runtime.writer import Writer

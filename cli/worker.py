@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from cli.member import Member, add_member_arguments, build_settings
 
-HELP = "run one worker (jan worker inference, jan worker persistence)"
+HELP = "run one worker (jan worker inference, jan worker tools, jan worker persistence)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +41,21 @@ async def run_inference(member: Member) -> None:
     await run(settings, on_ready=member.on_ready(), on_loading=member.on_loading)
 
 
+async def run_tools(member: Member) -> None:
+    """Run the server's own tools."""
+    from workers.tools.app import run  # noqa: PLC0415
+    from workers.tools.settings import ToolsSettings  # noqa: PLC0415
+
+    settings = build_settings(
+        ToolsSettings,
+        nats_url=member.state.nats_url("tools"),
+        sealing_key=member.state.sealing_key,
+        name=member.name,
+        data=member.state.data.path,
+    )
+    await run(settings, on_ready=member.on_ready())
+
+
 async def run_persistence(member: Member) -> None:
     """Keep the database."""
     from workers.persistence.app import run  # noqa: PLC0415
@@ -58,5 +73,6 @@ async def run_persistence(member: Member) -> None:
 
 WORKERS: dict[str, Callable[[Member], Awaitable[None]]] = {
     "inference": run_inference,
+    "tools": run_tools,
     "persistence": run_persistence,
 }

@@ -55,7 +55,7 @@ class Held:
         self.count = 0
         self.go = asyncio.Event()
 
-    async def run(self, said: Said, call: Context) -> Answer:
+    async def run(self, _said: Said, _call: Context) -> Answer:
         """Wait to be let go."""
         self.count += 1
         self.begun.set()

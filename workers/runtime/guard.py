@@ -11,6 +11,7 @@ import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import httpcore2
@@ -30,6 +31,7 @@ _REFUSED = tuple(
     ipaddress.ip_network(network)
     for network in (
         "168.63.129.16/32",  # Azure's metadata, at an address that is no private one
+        "192.0.0.0/24",  # of protocols; clouds have metadata here
         "192.88.99.0/24",  # relays of 6to4
         "224.0.0.0/4",
         "2001::/23",  # Teredo and other tunnels
@@ -45,9 +47,10 @@ class Blocked(Exception):
 
 def is_public(address: Address) -> bool:
     """Whether an address is one of the public internet, in whatever form it comes."""
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.scope_id is not None or address not in _UNICAST_6:
-            return False  # so are IPv4 addresses inside: ::ffff:0:0/96, ::/96, 64:ff9b::/96
+    if isinstance(address, ipaddress.IPv6Address) and (
+        address.scope_id is not None or address not in _UNICAST_6
+    ):
+        return False  # so are IPv4 addresses inside: ::ffff:0:0/96, ::/96, 64:ff9b::/96
     if any(address in network for network in _REFUSED if network.version == address.version):
         return False
     return address.is_global and not address.is_reserved and not address.is_multicast
@@ -66,8 +69,15 @@ class Guard:
     `allowed` are exceptions, for operators and tests: a host or a network, a host with a port.
     """
 
-    def __init__(self, allowed: Iterable[str] = (), *, resolver: Resolve = resolve) -> None:
+    def __init__(
+        self,
+        allowed: Iterable[str] = (),
+        *,
+        resolver: Resolve = resolve,
+        ports: Sequence[int] = PORTS,
+    ) -> None:
         self._resolve = resolver
+        self._ports = ports
         self._hosts: set[tuple[str, int | None]] = set()
         self._networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
         for entry in allowed:
@@ -81,7 +91,8 @@ class Guard:
             raise Blocked("the URL has white space, control characters or backslashes")
         try:
             parsed = httpx2.URL(url)
-            port = parsed.port or {"http": 80, "https": 443}.get(parsed.scheme, 0)
+            usual = {"http": 80, "https": 443}.get(parsed.scheme, 0)
+            port = usual if parsed.port is None else parsed.port
             host = parsed.raw_host.decode("ascii")
         except (httpx2.InvalidURL, ValueError, UnicodeError):
             raise Blocked("the URL can't be read") from None
@@ -117,8 +128,8 @@ class Guard:
             raise Blocked(f"{host} is no way to write an address")
         if address is not None and not self._may_reach(host, port, address):
             raise Blocked(f"{host} is not on the public internet")
-        if port not in PORTS:
-            raise Blocked(f"port {port} is not reached, only {', '.join(map(str, PORTS))}")
+        if port not in self._ports:
+            raise Blocked(f"port {port} is not reached, only {', '.join(map(str, self._ports))}")
 
     def _may_reach(self, host: str, port: int, address: Address) -> bool:
         if self._is_allowed(host.lower(), port) or is_public(address):
@@ -130,10 +141,8 @@ class Guard:
         return (host, None) in self._hosts or (host, port) in self._hosts
 
     def _allow(self, entry: str) -> None:
-        try:
+        with suppress(ValueError):
             self._networks.append(ipaddress.ip_network(entry))
-        except ValueError:
-            pass
         if entry.startswith("[") or entry.count(":") == 1:
             host, _, port = entry.rpartition(":")
             if port.isdecimal():

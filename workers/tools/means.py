@@ -9,6 +9,7 @@ import httpx2
 from bus import Bus, ObjectStore
 from workers.runtime.guard import Guard, guarded_client
 from workers.tools.breakers import Breakers
+from workers.tools.fetching import Robots
 from workers.tools.sandbox import Sandbox, open_sandbox
 from workers.tools.settings import ToolsSettings
 
@@ -25,6 +26,7 @@ class Means:
     breakers: Breakers
     guard: Guard
     web: httpx2.AsyncClient
+    robots: Robots
     providers: httpx2.AsyncClient
     sandbox: Sandbox
 
@@ -44,6 +46,7 @@ async def open_means(settings: ToolsSettings, bus: Bus) -> AsyncIterator[Means]:
             breakers=Breakers(settings.tool_breaker_failures, settings.tool_breaker_seconds),
             guard=guard,
             web=web,
+            robots=Robots(web, guard),
             providers=providers,
             sandbox=await open_sandbox(settings),
         )

@@ -17,7 +17,7 @@ import psutil
 
 from cli.exits import BadSetup
 
-NATS_USERS = ("edge", "inference", "responses", "persistence", "migrate", "cli")
+NATS_USERS = ("edge", "inference", "responses", "tools", "persistence", "migrate", "cli")
 DATABASE_USER = "jan"
 DATABASE_NAME = "jan"
 ROOT = Path(__file__).resolve().parent.parent
@@ -170,13 +170,20 @@ def locked(data: Data) -> Iterator[None]:
 
 def ensure_secrets(data: Data) -> None:
     """Generate what this installation's processes prove themselves with, once."""
-    _ensure(
-        data.keys / "nats.json",
-        # A letter first: nats-server reads what looks like a number as one.
-        lambda: json.dumps({user: "p" + secrets.token_hex(20) for user in NATS_USERS}),
-    )
+    _ensure_nats_passwords(data)
     _ensure(data.keys / "postgres", lambda: secrets.token_hex(20))
     _ensure(data.keys / "api_key_secret", lambda: secrets.token_hex(32))
+    _ensure(data.keys / "sealing_key", lambda: secrets.token_hex(32))
+
+
+def _ensure_nats_passwords(data: Data) -> None:
+    """Give each user a password that has none: a release may bring new kinds of processes."""
+    file = data.keys / "nats.json"
+    known = nats_passwords(data) if file.exists() else {}
+    # A letter first: nats-server reads what looks like a number as one.
+    new = {user: "p" + secrets.token_hex(20) for user in NATS_USERS if user not in known}
+    if new:
+        write_private(file, json.dumps(known | new).encode())
 
 
 def _ensure(path: Path, make: Callable[[], str]) -> None:
@@ -257,6 +264,15 @@ class State:
         if not file.exists():
             raise BadSetup(_unknown(self.data, "the secret of the API keys", "JAN_API_KEY_SECRET"))
         return file.read_text().strip()
+
+    @property
+    def sealing_key(self) -> str:
+        """What secrets in jobs are sealed with; JAN_SEALING_KEY wins, empty if there is none."""
+        given = os.environ.get("JAN_SEALING_KEY")
+        if given:
+            return given
+        file = self.data.keys / "sealing_key"
+        return file.read_text().strip() if file.exists() else ""
 
 
 def _unknown(data: Data, what: str, variable: str) -> str:

@@ -34,7 +34,7 @@ from cli.supervisor import (
 
 HELP = "start the server: NATS, PostgreSQL, the edge and all workers"
 DEFAULT_PORT = 8080
-WORKERS = ("inference", "responses", "persistence")
+WORKERS = ("inference", "responses", "tools", "persistence")
 MOST = 256  # of one kind
 SAME_SIGNAL_SECONDS = 0.5
 

@@ -55,6 +55,21 @@ async def run_responses(member: Member) -> None:
     await run(settings, on_ready=member.on_ready())
 
 
+async def run_tools(member: Member) -> None:
+    """Run the server's own tools."""
+    from workers.tools.app import run  # noqa: PLC0415
+    from workers.tools.settings import ToolsSettings  # noqa: PLC0415
+
+    settings = build_settings(
+        ToolsSettings,
+        nats_url=member.state.nats_url("tools"),
+        sealing_key=member.state.sealing_key,
+        name=member.name,
+        data=member.state.data.path,
+    )
+    await run(settings, on_ready=member.on_ready())
+
+
 async def run_persistence(member: Member) -> None:
     """Keep the database."""
     from workers.persistence.app import run  # noqa: PLC0415
@@ -73,5 +88,6 @@ async def run_persistence(member: Member) -> None:
 WORKERS: dict[str, Callable[[Member], Awaitable[None]]] = {
     "inference": run_inference,
     "responses": run_responses,
+    "tools": run_tools,
     "persistence": run_persistence,
 }

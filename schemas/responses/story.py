@@ -129,7 +129,7 @@ Entry = (
 
 def is_story(entries: Sequence[bytes]) -> bool:
     """Tell a response's entries from the chunks of other runs."""
-    return bool(entries) and entries[0].startswith(b'{"t":')
+    return bool(entries) and entries[0].startswith(b'{"t":"begun"')
 
 
 def result_of(entries: Sequence[bytes]) -> tuple[bytes | None, bytes | None]:

@@ -21,7 +21,7 @@ from schemas.providers import Discovered, Providers, default_providers
 from tests.support.programs import program
 
 NATS = Path(__file__).parents[2] / "nats"
-USERS = ("edge", "inference", "responses", "persistence", "migrate", "cli")
+USERS = ("edge", "inference", "responses", "tools", "persistence", "migrate", "cli")
 
 # Under the range that systems take outgoing ports from: while the server is down, a client that
 # retries a port of that range can connect to itself.

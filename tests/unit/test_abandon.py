@@ -41,7 +41,11 @@ class Edges:
 class Run:
     def __init__(self, run_id: str, *, background: bool = False, stored: bool = False) -> None:
         self.job = SimpleNamespace(
-            run_id=run_id, edge="edge-1", background=background, stored=stored
+            run_id=run_id,
+            edge="edge-1",
+            background=background,
+            stored=stored,
+            parent=None,
         )
         self.unclaimed = 0
         self.stopped: list[Exception] = []

@@ -95,7 +95,12 @@ def test_secrets_are_made_once_and_kept_private(data: Data) -> None:
     before = [file.read_bytes() for file in files]
     ensure_secrets(data)
     assert [file.read_bytes() for file in files] == before
-    assert [file.name for file in files] == ["api_key_secret", "nats.json", "postgres"]
+    assert [file.name for file in files] == [
+        "api_key_secret",
+        "nats.json",
+        "postgres",
+        "sealing_key",
+    ]
     assert {mode(file) for file in files} == {0o600}
     assert mode(data.keys) == 0o700
 

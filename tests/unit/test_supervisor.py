@@ -76,7 +76,7 @@ def plan(*argv: str) -> Plan:
 
 def test_the_scale_of_each_kind_can_be_said_in_two_ways() -> None:
     counts = plan("--scale", "inference=3", "--scale", "persistence=2", "--edges", "4").counts
-    assert counts == {"edge": 4, "inference": 3, "persistence": 2}
+    assert counts == {"edge": 4, "inference": 3, "responses": 1, "tools": 1, "persistence": 2}
     assert plan("--inference", "5").counts["inference"] == 5
 
 

@@ -24,6 +24,7 @@ from schemas.errors import BusError, Cancelled, InternalError, InvalidRequest, J
 from schemas.events import encode_run_accepted
 from schemas.history import History
 from schemas.responses.calls import ToolCall
+from schemas.responses.chat import to_chat
 from schemas.responses.fold import ResponseFold
 from schemas.responses.prepared import PreparedRequest, decode_prepared, input_items
 from schemas.responses.story import (
@@ -56,7 +57,6 @@ from workers.responses.listings import Listings
 from workers.responses.offers import Offers, is_own
 from workers.responses.parts import Mailbox, Parts
 from workers.responses.settings import ResponsesSettings
-from schemas.responses.chat import to_chat
 from workers.runtime.delivery import Delivery
 from workers.runtime.long_run import Desk, Ending, LongRun
 from workers.runtime.writer import Writer

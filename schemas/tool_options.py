@@ -1,0 +1,75 @@
+"""What a request says about a server's tool besides its arguments: CallTool.options, by tool."""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+
+class SearchFilters(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which domains a search may find; None: all."""
+
+    allowed_domains: Annotated[list[str], msgspec.Meta(max_length=100)] | None = None
+
+
+class UserLocation(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where the user is, about; `country` in two letters."""
+
+    type: str = "approximate"
+    country: str | None = None
+    region: str | None = None
+    city: str | None = None
+    timezone: str | None = None
+
+
+class WebSearchOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of `web_search`: as in OpenAI's tool of this type."""
+
+    filters: SearchFilters | None = None
+    user_location: UserLocation | None = None
+    search_context_size: Literal["low", "medium", "high"] = "medium"
+
+
+class InputFile(msgspec.Struct, frozen=True):
+    """A file that code gets into its folder: its name there, and where the object store has it."""
+
+    name: str
+    reference: str
+
+
+class PythonOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of `python_exec`."""
+
+    files: Annotated[list[InputFile], msgspec.Meta(max_length=20)] = []
+
+
+class McpOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of `mcp`: a server that a request names, and what is asked of it.
+
+    `name` is the tool to call. `authorization` and the values of `headers` are sealed
+    (schemas/sealing.py). The structured result of `list_tools` is an McpToolList.
+    """
+
+    server_label: str
+    server_url: str
+    op: Literal["call_tool", "list_tools"] = "call_tool"
+    name: str = ""
+    headers: dict[str, str] = {}
+    authorization: str = ""
+
+
+class McpTool(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A tool as an MCP server lists it."""
+
+    name: str
+    input_schema: msgspec.Raw
+    description: str = ""
+    title: str = ""
+    read_only: bool = False
+    idempotent: bool = False
+
+
+class McpToolList(msgspec.Struct, frozen=True):
+    """The structured result of `list_tools`."""
+
+    server_label: str
+    tools: list[McpTool]

@@ -1,0 +1,375 @@
+"""One delivery of a call, from the fence to the ack."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+
+from bus import Ack, Bus
+from schemas import frames, subjects
+from schemas.content import shorten
+from schemas.errors import BusError, Cancelled, DeadlineExceeded
+from schemas.history import History
+from schemas.tools import (
+    CallTool,
+    Progress,
+    ToolFinished,
+    ToolProblem,
+    ToolResult,
+    ToolStarted,
+    Word,
+    decode_tool_result,
+)
+from workers.runtime import bury
+from workers.runtime.delivery import Delivery
+from workers.runtime.interrupt import HandedBack, Interrupt
+from workers.runtime.writer import Lost, Refused, Writer, take_over
+from workers.tools.arguments import read_object, texts_in
+from workers.tools.means import Means
+from workers.tools.metrics import ToolsMetrics
+from workers.tools.outcome import Answer, Failed, encode, to_body, to_failure, to_result
+from workers.tools.tool import Context, ServerTool
+from workers.tools.toolbox import Toolbox
+
+logger = structlog.get_logger()
+
+TRIES = 3  # of an idempotent tool, those of other workers included
+
+_PAUSES = (0.2, 1.0)  # seconds before its second and its third
+_PROGRESS_EVERY = 0.2
+_FRAMES_KEPT = 3000.0  # seconds: somewhat less than TOKENS keeps what was written of a call
+_FINISH_TIMEOUT = 30.0
+_BACK_OFF = (0.2, 1.0, 3.0, 5.0)  # seconds before the next delivery
+_MICROSECOND = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """What all calls of a worker share."""
+
+    bus: Bus
+    toolbox: Toolbox
+    means: Means
+    worker: str
+    max_deliver: int
+    metrics: ToolsMetrics
+
+
+class Call:
+    """Carries a call out. `stop` may be called at any time, with the reason."""
+
+    def __init__(self, place: Workplace, job: CallTool, delivery: Delivery) -> None:
+        self.job = job
+        self.delivery = delivery
+        self.lost = False
+        self._place = place
+        self._attempt = delivery.delivered
+        self._subject = subjects.frames(job.edge, job.call_id)
+        self._owner = os.urandom(8).hex()
+        self._interrupt = Interrupt()
+        self._writer: Writer | None = None
+        self._tool = place.toolbox.find(job.tool)
+        self._told = 0.0
+        self._given_up = False
+
+    @property
+    def label(self) -> str:
+        """The tool's name for metrics: what a model made up is none."""
+        return self._tool.about.name if self._tool is not None else "unknown"
+
+    def stop(self, reason: Exception) -> None:
+        """Have it end: Lost without a word, HandedBack for others, a JanError as its result."""
+        if isinstance(reason, Lost):
+            self.lost = True
+            if self._writer is not None:
+                self._writer.close(reason)
+        self._interrupt(reason)
+
+    async def carry_out(self) -> None:
+        """Do the job, and answer its delivery. Every fault ends here."""
+        call_id, metrics = self.job.call_id, self._place.metrics
+        try:
+            await self._carry_out()
+        except Lost as lost:
+            metrics.handovers.labels("lost").inc()
+            logger.info("call is lost to another worker", call_id=call_id, reason=str(lost))
+        except HandedBack:
+            metrics.handovers.labels("handed back").inc()
+            logger.info("call is handed back", call_id=call_id)
+            self.delivery.nak()
+        except BusError as error:
+            logger.warning("call will be delivered again", call_id=call_id, error=str(error))
+            self._give_back()
+        except Exception as error:  # a fault of ours: the call is delivered again, then buried
+            logger.exception("call failed", call_id=call_id)
+            await self._give_up_or_back(error)
+        finally:
+            if self._writer is not None:
+                self._writer.close(Lost("the delivery has ended"))
+
+    async def _carry_out(self) -> None:
+        """The whole story: fence, run, commit, ToolFinished, END, ack."""
+        writer = await self._open()
+        if writer.history.commit is None:
+            result = await self._make(writer)
+            await self._commit(writer, result)
+        await self._finish(writer)
+
+    async def _open(self) -> Writer:
+        """Fence the call: as the first to do so, or to see what others have made of it."""
+        if self._attempt == 1:
+            writer = self._open_writer(History())
+            writer.fence(self._fence(), self._tell_started)
+            try:
+                # A call may do something in the world: it begins when it is known to be ours.
+                await writer.drain()
+                return writer
+            except Refused:
+                self._interrupt.forget(Refused)
+        check = self._interrupt.check
+        history, epoch = await take_over(
+            self._place.bus, self._subject, self._fence(), lambda: check(Lost, HandedBack)
+        )
+        writer = self._open_writer(history, epoch)
+        if history.commit is None:
+            self._tell_started(epoch)
+            self._place.metrics.handovers.labels("taken over").inc()
+        return writer
+
+    def _open_writer(self, history: History, epoch: int = 0) -> Writer:
+        self._writer = Writer(
+            self._place.bus,
+            self._subject,
+            self._owner,
+            history,
+            epoch=epoch,
+            on_stop=self.stop,
+        )
+        return self._writer
+
+    def _fence(self) -> frames.Fence:
+        return frames.Fence(self._owner, self._attempt, self._place.worker, self.job.deadline)
+
+    async def _make(self, writer: Writer) -> ToolResult:
+        """Run the tool; whatever it fails with is a result too."""
+        timer = asyncio.get_running_loop().call_later(
+            self._seconds(), self.stop, DeadlineExceeded("the call took too long")
+        )
+        try:
+            with self._interrupt.scope():
+                return await self._run(writer)
+        except Failed as failed:
+            return to_failure(failed)
+        except Cancelled as cancelled:
+            return to_failure(Failed("cancelled", cancelled.message), "cancelled")
+        except DeadlineExceeded:
+            return to_failure(Failed("timeout", self._too_late()))
+        finally:
+            timer.cancel()
+
+    def _seconds(self) -> float:
+        """How long it may take: its tool's time-out, or what is left until its deadline."""
+        most = self._tool.about.timeout if self._tool is not None else _FINISH_TIMEOUT
+        return max(0.0, min(most, self.job.deadline - time.time()))
+
+    def _too_late(self) -> str:
+        if time.time() < self.job.deadline and self._tool is not None:
+            return f"{self.job.tool} was stopped after {self._tool.about.timeout:g} s."
+        return f"The time for the request was over before {self.job.tool} had ended."
+
+    async def _run(self, writer: Writer) -> ToolResult:
+        before = self._begun_before(writer.history)
+        if before and not (self._tool is not None and self._tool.about.idempotent):
+            raise Failed(
+                "unknown_outcome",
+                f"A worker died while it ran {self.job.tool}: what it should do may have been "
+                "done or not. It was not run again.",
+            )
+        tool, arguments = self._prepare()
+        if time.time() >= self.job.deadline:
+            raise Failed("timeout", self._too_late())
+        if before >= TRIES or self._attempt >= self._place.max_deliver:
+            self._given_up = True
+            raise Failed("given_up", f"{before} workers died while they ran {self.job.tool}.")
+        context = Context(self.job, self._place.means, self._to_teller(writer))
+        for number in range(before, TRIES):
+            try:
+                return to_result(await self._try(tool, arguments, context))
+            except Failed as failed:
+                last = number == TRIES - 1 or not tool.about.idempotent
+                if last or not failed.retryable:
+                    raise
+            self._place.metrics.retries.labels(self.label).inc()
+            await asyncio.sleep(_PAUSES[min(number, len(_PAUSES) - 1)])
+        raise AssertionError
+
+    async def _try(self, tool: ServerTool, arguments: object, context: Context) -> Answer:
+        try:
+            return await tool.run(arguments, context)
+        except Failed:
+            raise
+        except Exception as error:  # a fault of the tool's code is the call's, not the worker's
+            logger.exception("tool failed", call_id=self.job.call_id, tool=self.label)
+            what = type(error).__name__
+            raise Failed("internal_error", f"{self.job.tool} failed inside ({what}).") from error
+
+    def _prepare(self) -> tuple[ServerTool, object]:
+        """Look at all that can be wrong before it begins. Raises Failed."""
+        place, job, tool = self._place, self.job, self._tool
+        if tool is None:
+            names = ", ".join(place.toolbox.names()) or "none"
+            raise Failed(
+                "unknown_tool", f"There is no tool {job.tool[:100]!r}; there are: {names}."
+            )
+        found = read_object(job.tool, job.arguments)
+        switch = place.toolbox.switch(tool.about.name)
+        if not switch.enabled:
+            raise Failed("disabled", f"{job.tool} is switched off on this server.")
+        said = "\n".join(texts_in(found)).casefold()
+        for word in switch.disallowed_keywords:
+            if word.casefold() in said:
+                raise Failed("refused", f"{job.tool} is not run for what holds {word!r} here.")
+        if lacks := tool.lacks(place.means):
+            raise Failed("unavailable", f"{job.tool} can't be used on this server: {lacks}.")
+        return tool, tool.read(found)
+
+    def _begun_before(self, history: History) -> int:
+        """How many deliveries of it have begun before this one, as far as that is known."""
+        before = len(history.attempts) - 1
+        age = time.time() - self.job.created
+        # What an earlier delivery wrote so long ago is not kept any more.
+        return before or int(self._attempt > 1 and age > _FRAMES_KEPT)
+
+    def _to_teller(self, writer: Writer) -> Callable[[Progress], None]:
+        def tell(progress: Progress) -> None:
+            now = asyncio.get_running_loop().time()
+            if now - self._told < _PROGRESS_EVERY:
+                return
+            self._told = now
+            told = encode(progress)
+            writer.send([told])
+            self._tell_parent(Word(self.job.call_id, progress=msgspec.Raw(told)))
+
+        return tell
+
+    async def _commit(self, writer: Writer, result: ToolResult) -> None:
+        await writer.drain()  # progress is no part of the body
+        commit = frames.Commit(
+            status=result.status, worker=self._place.worker, attempt=self._attempt
+        )
+        await writer.commit(commit, body=[to_body(result)], flags=frames.RESULT)
+        self._place.metrics.calls.labels(self.label, result.status).inc()
+
+    def _tell_started(self, epoch: int) -> None:
+        job = self.job
+        started = ToolStarted(
+            call_id=job.call_id,
+            tool=job.tool,
+            worker=self._place.worker,
+            attempt=self._attempt,
+            at=time.time(),
+            parent=job.parent,
+            principal=job.principal,
+            request_id=job.request_id,
+        )
+        self._place.bus.send_stored(
+            subjects.tool_event("started", job.call_id, job.parent),
+            encode(started),
+            _ignore,
+            msg_id=f"EVENTS:tool.started:{job.call_id}:{epoch}",
+        )
+
+    async def _finish(self, writer: Writer) -> None:
+        """Tell the log, then the readers and the parent, then the queue; any may know already."""
+        job, history = self.job, writer.history
+        if not history.ended:
+            told = await self._place.bus.store(
+                subjects.tool_event("finished", job.call_id, job.parent),
+                to_tool_finished(job, history),
+                msg_id=f"EVENTS:tool.finished:{job.call_id}:0",
+                timeout=_FINISH_TIMEOUT,
+            )
+            await writer.end(told.seq)
+        self._tell_parent(Word(job.call_id, ended=True))
+        if self._given_up:
+            await self._bury("the call was given up")
+        else:
+            self.delivery.ack()
+
+    def _tell_parent(self, word: Word) -> None:
+        if self.job.parent:
+            self._place.bus.publish(subjects.words(self.job.parent), encode(word))
+
+    def _give_back(self) -> None:
+        self.delivery.nak(_BACK_OFF[min(self._attempt, len(_BACK_OFF)) - 1])
+
+    async def _give_up_or_back(self, error: Exception) -> None:
+        if self._attempt < self._place.max_deliver:
+            self._give_back()
+            return
+        try:
+            await self._bury(repr(error))
+        except BusError:
+            logger.exception("call can't be buried", call_id=self.job.call_id)
+
+    async def _bury(self, reason: str) -> None:
+        """Keep the job for people to look at: no worker will get it again."""
+        delivery = self.delivery
+        await bury(
+            self._place.bus,
+            subjects.JOBS,
+            delivery.subject,
+            delivery.data,
+            error=reason,
+            sequence=delivery.sequence,
+        )
+        delivery.term()
+
+
+def to_tool_finished(job: CallTool, history: History) -> bytes:
+    """Encode ToolFinished: a pure function of the job and its frames, whoever tells it."""
+    commit = history.commit
+    assert commit is not None, "the call has no commit"
+    body = b"".join(history.body)
+    result = decode_tool_result(body)
+    begun = history.attempts[0].at if history.attempts else history.committed_at * _MICROSECOND
+    finished = ToolFinished(
+        call_id=job.call_id,
+        tool=job.tool,
+        status=result.status,
+        at=history.committed_at * _MICROSECOND,
+        seconds=round(history.committed_at * _MICROSECOND - begun, 6),
+        attempts=len(history.attempts),
+        parent=job.parent,
+        principal=job.principal,
+        request_id=job.request_id,
+        arguments=_kept(job, bytes(job.arguments)),
+        result=_kept(job, body),
+        error=result.error if job.content == "full" else _without_words(result),
+    )
+    return encode(finished)
+
+
+def _kept(job: CallTool, text: bytes) -> msgspec.Raw | None:
+    """What the log keeps of something that was said."""
+    match job.content:
+        case "full":
+            return msgspec.Raw(text)
+        case "short":
+            return msgspec.Raw(shorten(text))
+        case "none":
+            return None
+
+
+def _without_words(result: ToolResult) -> ToolProblem | None:
+    """A failure may repeat the arguments: where the log keeps less, its code is left."""
+    error = result.error
+    return error and msgspec.structs.replace(error, message="")
+
+
+def _ignore(ack: Ack | BusError) -> None:
+    """ToolStarted is told for people to read; nothing depends on it."""

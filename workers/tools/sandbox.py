@@ -1,0 +1,11 @@
+"""placeholder"""
+
+from workers.tools.settings import ToolsSettings
+
+
+class Sandbox:
+    lacks = "no sandbox"
+
+
+async def open_sandbox(settings: ToolsSettings) -> Sandbox:
+    return Sandbox()

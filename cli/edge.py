@@ -29,6 +29,7 @@ async def main(args: argparse.Namespace) -> int:
             EdgeSettings,
             nats_url=state.nats_url("edge"),
             api_key_secret=state.api_key_secret,
+            sealing_key=state.sealing_key,
             name=member.name,
             data=state.data.path,
             **{key: value for key, value in listen.items() if value is not None},

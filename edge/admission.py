@@ -15,6 +15,7 @@ CAPABILITY: Final[Mapping[Kind, str]] = {
     "completion": "completions",
     "embedding": "embeddings",
     "count": "chat",
+    "response": "chat",
 }
 _NOTHING: Final[Needs] = MappingProxyType({})
 

@@ -22,6 +22,8 @@ from edge.metrics import Metrics
 from edge.middleware import Authentication, Envelope, Errors, Hygiene, Limiting
 from edge.presence import Presence, open_presence
 from edge.replays import Replays
+from edge.responses.lookup import Lookup
+from edge.responses.prepare import Preparation
 from edge.routes import (
     admin,
     auth,
@@ -38,6 +40,7 @@ from edge.routes import (
     projects,
     prompts,
     replay,
+    responses,
     settings,
     shares,
     stored,
@@ -81,6 +84,7 @@ def create_routes() -> list[BaseRoute]:
     """List everything that is served, the busiest first: they are tried in this order."""
     return [
         *chat.ROUTES,
+        *responses.ROUTES,
         *messages.ROUTES,
         *completions.ROUTES,
         *embeddings.ROUTES,
@@ -182,6 +186,11 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
             settings.jwt_folder, issuer=settings.jwt_issuer, audience=settings.jwt_audience
         )
         await enter(expiring(objects))
+        state = Stored(
+            bus,
+            Positions(Bucket(bus, subjects.KV_POSITIONS), has_peers),
+            patience=settings.write_patience,
+        )
         guests = GuestLimits(settings.guest_rpm, settings.guest_in_flight)
         yield {
             "settings": settings,
@@ -190,14 +199,13 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
             "models": catalogue,
             "deployments": deployments,
             "runs": runs,
+            "inbox": inbox,
+            "preparation": Preparation(runs, state, settings.sealing_key.get_secret_value()),
+            "responses": Lookup(bus, state, settings.key_secret),
             "replays": Replays(
                 bus, inbox, objects, admission.targets, deadline=settings.run_deadline
             ),
-            "stored": Stored(
-                bus,
-                Positions(Bucket(bus, subjects.KV_POSITIONS), has_peers),
-                patience=settings.write_patience,
-            ),
+            "stored": state,
             "authenticator": Authenticator(keys, issuer, guests, revoked),
             "issuer": issuer,
             "sessions": Sessions(

@@ -10,6 +10,7 @@ from schemas import frames
 from schemas.commands import Kind
 from schemas.errors import Conflict, IdempotencyConflict, InvalidRequest, JanError
 from schemas.queries.runs import RunResult
+from schemas.responses.story import Ended, encode_entry
 
 MAX_KEY = 255  # characters: what Stripe and others allow
 
@@ -95,6 +96,8 @@ def to_messages(
     if finished.result is None:
         return []
     result = bytes(finished.result)
+    if kind == "response":
+        return [fence, _commit([encode_entry(Ended(finished.result))], trailer)]
     if not stream or kind == "embedding":
         data = frames.encode(
             frames.DATA, epoch=1, count=1, data=result, flags=_RESULT, trailer=trailer

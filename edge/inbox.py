@@ -73,6 +73,7 @@ class Reader:
         "closed",
         "failure",
         "fold",
+        "part",
         "quiet_since",
         "run_id",
         "wake_at",
@@ -83,6 +84,7 @@ class Reader:
         self.fold = frames.Fold()
         self.closed = False
         self.failure: JanError | None = None
+        self.part: Reader | None = None  # a run of its own that is read for this one meanwhile
         self.quiet_since = asyncio.get_running_loop().time()
         self.wake_at = 0.0
         self._log = log
@@ -98,6 +100,11 @@ class Reader:
         self._held_size = 0
         self._waiter: asyncio.Future[None] | None = None
         self._subscription: Subscription | None = None
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether it has a subscription of its own: the run may be another edge's."""
+        return self._subscription is not None
 
     @property
     def waiting(self) -> bool:
@@ -193,6 +200,8 @@ class Reader:
         """Let the consumer go: it gets what waits, then nothing."""
         self.closed = True
         self._wake()
+        if self.part is not None:
+            self.part.stop()
 
     def tick(self, now: float) -> bool:
         """Look at the time; tell whether TOKENS is to be read because of silence."""
@@ -341,8 +350,32 @@ class Inbox:
         self._add(reader)
         return reader
 
+    async def follow(self, reader: Reader, part: str) -> Reader:
+        """Read a part of the run that `reader` reads, from its beginning; it stops with that one.
+
+        It has begun already, perhaps: what is stored of it is read first.
+        """
+        await self.leave_part(reader)
+        if reader.is_apart:
+            found = await self.attach(part)
+        else:
+            found = Reader(self._log, part, subjects.frames(self._edge, part), behind=True)
+            self._live[part.encode()] = found
+            self._add(found)
+        reader.part = found
+        if reader.closed:
+            found.stop()
+        return found
+
+    async def leave_part(self, reader: Reader) -> None:
+        """End the reading of a run's part."""
+        part, reader.part = reader.part, None
+        if part is not None:
+            await self.release(part)
+
     async def release(self, reader: Reader) -> None:
-        """Forget a reader. Idempotent."""
+        """Forget a reader, and that of its part. Idempotent."""
+        await self.leave_part(reader)
         if reader not in self._readers:
             return
         del self._readers[reader]

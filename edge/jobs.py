@@ -52,6 +52,7 @@ class Jobs:
             deadline=entry.deadline,
             request_id=caller.request_id,
             stream=order.stream,
+            background=order.background,
             include_usage=order.include_usage,
             api_key=caller.api_key,
             traceparent=caller.traceparent,
@@ -64,7 +65,10 @@ class Jobs:
             work = encode(await self._carrying(job, order.resolved, f"{run_id}.resolved"))
         if job.content != "full":
             told = encode(_told_less(job, order.body))
-        subject = subjects.inference_job(targets[0].pool, subjects.INTERACTIVE)
+        priority = subjects.BACKGROUND if order.background else subjects.INTERACTIVE
+        subject = subjects.inference_job(targets[0].pool, priority)
+        if order.kind == "response":
+            subject = subjects.response_job(priority)
         await self._store_both(run_id, subject, work, told)
 
     async def _carrying(self, job: RunInference, body: bytes, name: str) -> RunInference:

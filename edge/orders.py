@@ -30,9 +30,11 @@ class Order:
     include_usage: bool = False
     needs: Needs = field(default_factory=dict)  # what a deployment must be able to do
     resolved: bytes | None = None
+    given: bytes | None = None  # what came, where `body`, which the log gets, has secrets sealed
     into: Into | None = None
     turn: Turn | None = None
     store: bool = False
+    background: bool = False
     headers: tuple[tuple[bytes, bytes], ...] = ()  # of the answer
 
 

@@ -28,13 +28,7 @@ async def with_prompt(body: bytes, stored: Stored, principal: str) -> bytes | No
     request = chat.decode_prompted(body)
     if request.prompt is None:
         return None
-    question = AskRendered(
-        principal=principal,
-        id=request.prompt.id,
-        version=int(request.prompt.version) if request.prompt.version is not None else None,
-        variables=_to_values(request.prompt),
-    )
-    rendered = decode_answer(await stored.ask("prompts", "render", question), Rendered)
+    rendered = await render(stored, principal, request.prompt)
     fields = _split(body)
     del fields["prompt"]
     own = _split_list(fields.get("messages", b"[]"))
@@ -42,6 +36,17 @@ async def with_prompt(body: bytes, stored: Stored, principal: str) -> bytes | No
     if not request.model and rendered.model is not None:
         fields["model"] = msgspec.Raw(encode(rendered.model))
     return encode(fields)
+
+
+async def render(stored: Stored, principal: str, prompt: chat.PromptReference) -> Rendered:
+    """A prompt with its variables filled in. Raises NotFound, InvalidRequest, Unavailable."""
+    question = AskRendered(
+        principal=principal,
+        id=prompt.id,
+        version=int(prompt.version) if prompt.version is not None else None,
+        variables=_to_values(prompt),
+    )
+    return decode_answer(await stored.ask("prompts", "render", question), Rendered)
 
 
 def in_own_words(order: Order, body: bytes, resolved: bytes) -> Order:

@@ -215,7 +215,9 @@ class Runs:
         """Take the key for a new run, or read the run that it stands for already."""
         route, key = order.kind, caller.idempotency_key or ""
         name = idempotency.key_name(caller.principal, route, key)
-        mine = self._new_entry(caller, idempotency.body_hash(order.body, order.stream))
+        mine = self._new_entry(
+            caller, idempotency.body_hash(order.given or order.body, order.stream)
+        )
         while True:
             entry, revision = await _told(self._keys.claim(name, mine))
             run = None if entry is mine else await self._repeat(order, entry, name)

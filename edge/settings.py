@@ -115,6 +115,11 @@ class EdgeSettings(BaseSettings):
         "load balancer.",
     )
 
+    sealing_key: SecretStr = Field(
+        SecretStr(""),
+        description="What secrets in jobs are sealed with (credentials of a request's MCP "
+        "servers); the same for all processes. `jan up` makes one.",
+    )
     api_key_secret: SecretStr = Field(
         SecretStr(""),
         description="Key of the HMAC under which API keys are stored, 32 characters or more; made "

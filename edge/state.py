@@ -10,11 +10,14 @@ if TYPE_CHECKING:
     from edge.auth import Authenticator, Principal
     from edge.catalogue import Models
     from edge.deployments import Deployments
+    from edge.inbox import Inbox
     from edge.issuer import Issuer
     from edge.limits import Creations, Limits, Readers, Standing
     from edge.metrics import Metrics
     from edge.presence import Presence
     from edge.replays import Replays
+    from edge.responses.lookup import Lookup
+    from edge.responses.prepare import Preparation
     from edge.routes.health import ObjectsProbe
     from edge.runs import Runs
     from edge.sessions import Sessions
@@ -31,6 +34,9 @@ class EdgeState(TypedDict):
     models: "Models"
     deployments: "Deployments"
     runs: "Runs"
+    inbox: "Inbox"
+    preparation: "Preparation"
+    responses: "Lookup"
     replays: "Replays"
     stored: "Stored"
     authenticator: "Authenticator"

@@ -40,6 +40,7 @@ class History:
     commit: frames.Commit | None = None
     committed_at: int = 0
     ended: bool = False
+    event_seq: int = 0  # of RunFinished in EVENTS, once it has ended
     _owner: str = ""
 
     def add_fence(self, epoch: int, fence: frames.Fence, at: int) -> None:
@@ -78,7 +79,7 @@ class History:
     def read(self, fold: frames.Fold, seq: int, message: bytes) -> None:
         """Take in the next message of the subject, through the fold."""
         frame = fold.apply(seq, message)
-        self.ended = fold.ended
+        self.ended, self.event_seq = fold.ended, fold.event_seq
         if frame is None:
             if fold.epoch == seq:
                 found = frames.decode(message)

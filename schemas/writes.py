@@ -70,6 +70,12 @@ class DeleteCompletion(msgspec.Struct, frozen=True):
     id: str
 
 
+class DeleteResponse(msgspec.Struct, frozen=True):
+    """`responses.delete`."""
+
+    id: str
+
+
 class DeleteItem(msgspec.Struct, frozen=True, omit_defaults=True):
     """`conversations.delete_item`."""
 

@@ -1,0 +1,1 @@
+"""Responses, as clients see them: prepared, read as events or whole, looked up."""

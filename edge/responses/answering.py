@@ -1,0 +1,51 @@
+"""A response on HTTP: its events as they come, or the object at its end."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from edge.inbox import Inbox
+from edge.responses.reader import ResponseReader
+from edge.sse import Answering, Source
+from schemas import frames
+from schemas.errors import JanError
+from schemas.responses.story import Ended, decode_entry
+
+
+class _Problem(msgspec.Struct):
+    code: str
+    message: str
+
+
+class _Failed(msgspec.Struct):
+    error: _Problem | None = None
+
+
+_decode_failed = msgspec.json.Decoder(_Failed).decode
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseAnswering(Answering):
+    """One response being answered; a stream goes on after the event `after`."""
+
+    inbox: Inbox | None = None
+    after: int = -1
+
+    def _source(self) -> Source:
+        if not self.run.stream:
+            return self.run.reader
+        assert self.inbox is not None
+        return ResponseReader(self.inbox, self.run.reader, self.after)
+
+    def _to_event(self, error: JanError) -> bytes:
+        told = {"type": "error", "code": error.wire_code, "message": error.message, "param": None}
+        return b"event: error\ndata: %b\n\n" % msgspec.json.encode(told)
+
+    async def _send_json(self, body: bytes) -> None:
+        """Send the object that the loop's last entry has; `body` are all its frames."""
+        last = decode_entry(frames.chunk_of(frames.split_events(body)[-1]))
+        assert isinstance(last, Ended)
+        problem = _decode_failed(last.response).error
+        if last.refusal and problem is not None:
+            raise JanError(problem.message, status=last.refusal, code=problem.code)
+        await Answering._send_json(self, bytes(last.response))

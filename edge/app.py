@@ -21,6 +21,7 @@ from edge.limits import Creations, Limits, Readers
 from edge.metrics import Metrics
 from edge.middleware import Authentication, Envelope, Errors, Hygiene, Limiting
 from edge.presence import Presence, open_presence
+from edge.recorded import Requests
 from edge.replays import Replays
 from edge.routes import (
     admin,
@@ -183,6 +184,11 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
         )
         await enter(expiring(objects))
         guests = GuestLimits(settings.guest_rpm, settings.guest_in_flight)
+        stored = Stored(
+            bus,
+            Positions(Bucket(bus, subjects.KV_POSITIONS), has_peers),
+            patience=settings.write_patience,
+        )
         yield {
             "settings": settings,
             "bus": bus,
@@ -191,13 +197,13 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
             "deployments": deployments,
             "runs": runs,
             "replays": Replays(
-                bus, inbox, objects, admission.targets, deadline=settings.run_deadline
-            ),
-            "stored": Stored(
                 bus,
-                Positions(Bucket(bus, subjects.KV_POSITIONS), has_peers),
-                patience=settings.write_patience,
+                inbox,
+                Requests(objects, stored.ask),
+                admission.targets,
+                deadline=settings.run_deadline,
             ),
+            "stored": stored,
             "authenticator": Authenticator(keys, issuer, guests, revoked),
             "issuer": issuer,
             "sessions": Sessions(

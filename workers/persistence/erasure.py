@@ -136,7 +136,9 @@ def to_content_free(verb: str, data: bytes) -> bytes | None:
     """A run's fact without what was said; None if nothing of it has to stay."""
     if verb == "accepted":
         event = decode_run_accepted(data)
-        command = msgspec.structs.replace(event.command, request=None, request_ref=None)
+        command = msgspec.structs.replace(
+            event.command, request=None, request_ref=None, sources=None
+        )
         return encode_event(msgspec.structs.replace(event, command=command))
     if verb == "finished":
         finished = decode_run_finished(data)

@@ -67,7 +67,12 @@ runs = Table(
     Column("project_id", Text),
     Column("trace_id", Text),  # of the client's traceparent
     Index(None, "principal", "accepted_at"),
-    Index(None, "principal", "run_id"),
+    # One's own list, however it is filtered: what the filters need is read from the index itself.
+    Index(None, "principal", "run_id", "status", "kind", "model"),
+    # Everybody's: of what nearly all have, the newest are found without an index.
+    Index(None, "status", "run_id", postgresql_where=text("status <> 'completed'")),
+    Index(None, "kind", "run_id", postgresql_where=text("kind <> 'chat'")),
+    Index(None, "model", "run_id"),
     Index(None, "request_id"),
     Index(None, "conversation_id"),
     Index(None, "trace_id", postgresql_where=text("trace_id IS NOT NULL")),

@@ -11,10 +11,11 @@ from bus.objects import ObjectStore
 from edge.idempotency import Entry
 from edge.orders import Caller, Order
 from schemas import subjects
-from schemas.commands import REQUESTS, RunInference, Sources, Target, digest_of, encode
+from schemas.commands import RunInference, Sources, Target, digest_of, encode
 from schemas.content import Content, shorten
 from schemas.errors import BusError, BusTimeout, BusUnavailable, JanError, QueueFull
 from schemas.events import RunRefused, encode_event, encode_run_accepted
+from schemas.objects import request_name, resolved_name
 
 MAX_EMBEDDED = (
     1 << 20
@@ -63,7 +64,7 @@ class Jobs:
             store=order.store,
             content="full" if order.turn or order.store else self._log_content,
         )
-        own = await carrying(self._objects, job, order.body, run_id)
+        own = await carrying(self._objects, job, order.body, request_name(run_id))
         told = work = encode(own)
         if order.resolved is not None:
             resolved = await carrying(self._objects, job, order.resolved, resolved_name(run_id))
@@ -125,14 +126,8 @@ async def carrying(objects: ObjectStore, job: RunInference, body: bytes, name: s
     """The job with a request in it, or with where a large one lies in the object store."""
     if len(body) <= MAX_EMBEDDED:
         return msgspec.structs.replace(job, request=msgspec.Raw(body), request_ref=None)
-    reference = f"{REQUESTS}/{name}"
-    await objects.put(reference, body)
-    return msgspec.structs.replace(job, request=None, request_ref=reference)
-
-
-def resolved_name(run_id: str) -> str:
-    """Under which name a run's resolved request lies in the object store, if it is large."""
-    return f"{run_id}.resolved"
+    await objects.put(name, body)
+    return msgspec.structs.replace(job, request=None, request_ref=name)
 
 
 def _told_less(job: RunInference, body: bytes) -> RunInference:

@@ -7,12 +7,13 @@ the conversation as far as it had come. The digest in the log tells whether all 
 from typing import Final
 
 from bus.objects import ObjectStore
-from edge.jobs import carrying, resolved_name
+from edge.jobs import carrying
 from edge.prompts import with_prompt
 from edge.turns import to_used, with_history
 from schemas import replays
 from schemas.commands import RunInference, UsedHistory, UsedPrompt, digest_of
 from schemas.errors import Gone, InvalidRequest, NotFound
+from schemas.objects import resolved_name
 from schemas.queries import AskStored, decode_answer
 from schemas.queries.conversations import AskContext, Context
 

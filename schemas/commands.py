@@ -10,8 +10,6 @@ from schemas.raw import OptionalRaw
 
 Kind = Literal["chat", "completion", "embedding", "count"]  # count: a prompt's tokens
 
-REQUESTS = "requests"  # the object store's folder for requests too large for the bus
-
 
 class Target(msgspec.Struct, frozen=True):
     """A deployment that may serve a run, and the pool of workers that can reach it."""

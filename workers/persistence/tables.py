@@ -116,15 +116,18 @@ entity_events = Table(
     Index(None, "principal", "seq"),
 )
 
-# What was deleted and has to go from the log too (erasure.py): one row for each tombstone.
+# What was deleted and has to go from the log too (erasure.py): one row for each tombstone. An item
+# or a share lies in facts about its conversation, beside what stays (`within`).
 erasures = Table(
     "erasures",
     metadata,
     Column("entity", Text, primary_key=True),
     Column("kind", Text, nullable=False),  # the table of the tombstone
     Column("principal", Text, nullable=False),
+    Column("within", Text),
     Column("asked_at", _At, nullable=False),
     Column("done_at", _At),
+    Index(None, "within", postgresql_where=text("done_at IS NULL")),
     Index(None, "asked_at", postgresql_where=text("done_at IS NULL")),
 )
 

@@ -128,9 +128,16 @@ def upgrade() -> None:
         sa.Column("entity", sa.Text, nullable=False),
         sa.Column("kind", sa.Text, nullable=False),
         sa.Column("principal", sa.Text, nullable=False),
+        sa.Column("within", sa.Text),
         sa.Column("asked_at", _AT, nullable=False),
         sa.Column("done_at", _AT),
         sa.PrimaryKeyConstraint("entity", name="pk_erasures"),
+    )
+    op.create_index(
+        "ix_erasures_within",
+        "erasures",
+        ["within"],
+        postgresql_where=sa.text("done_at IS NULL"),
     )
     op.create_index(
         "ix_erasures_asked_at",

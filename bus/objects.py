@@ -24,8 +24,11 @@ class ObjectStore(Protocol):
     async def delete(self, key: str) -> None:
         """Forget it. Idempotent."""
 
-    async def expire(self, folder: str, before: float) -> int:
-        """Forget what was stored in a folder before a moment (unix seconds); return how many."""
+    async def expire(self, folder: str, before: float, prefix: str = "") -> int:
+        """Forget what was stored in a folder before a moment (unix seconds); return how many.
+
+        With a `prefix`, only what has a name that begins so.
+        """
 
 
 class DirectoryStore:
@@ -49,9 +52,9 @@ class DirectoryStore:
         """Remove the file."""
         await asyncio.to_thread(self._path(key).unlink, True)
 
-    async def expire(self, folder: str, before: float) -> int:
+    async def expire(self, folder: str, before: float, prefix: str = "") -> int:
         """Remove the files that were not written since."""
-        return await asyncio.to_thread(_remove_older, self._path(folder), before)
+        return await asyncio.to_thread(_remove_older, self._path(folder), before, prefix)
 
     def _path(self, key: str) -> Path:
         return self._folder / checked(key)
@@ -63,12 +66,13 @@ class DirectoryStore:
         half.replace(path)
 
 
-def _remove_older(folder: Path, before: float) -> int:
+def _remove_older(folder: Path, before: float, prefix: str) -> int:
     removed = 0
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
             with suppress(FileNotFoundError):  # another process removes them too
-                if entry.is_file() and entry.stat().st_mtime < before:
+                wanted = entry.is_file() and entry.name.startswith(prefix)
+                if wanted and entry.stat().st_mtime < before:
                     os.unlink(entry.path)
                     removed += 1
     return removed

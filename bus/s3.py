@@ -47,10 +47,10 @@ class S3Store:
         name = checked(key)
         await _in_thread(lambda: self._client.remove_object(self._bucket, name))
 
-    async def expire(self, folder: str, before: float) -> int:
+    async def expire(self, folder: str, before: float, prefix: str = "") -> int:
         """Remove the objects that were not written since."""
-        prefix = f"{checked(folder)}/"
-        return await _in_thread(lambda: self._remove_older(prefix, before))
+        begin = f"{checked(folder)}/{prefix}"
+        return await _in_thread(lambda: self._remove_older(begin, before))
 
     def _remove_older(self, prefix: str, before: float) -> int:
         removed = 0

@@ -16,10 +16,11 @@ from cli.log import locate, parse_id
 from cli.member import build_settings
 from cli.moments import past_moment
 from cli.repeats import Filter, Repeats, Repetition
-from cli.run_reader import Reader
+from cli.run_reader import Reader, asking
 from cli.state import State, default_data, load
 from edge.admission import Admission
 from edge.inbox import open_inbox
+from edge.recorded import Requests
 from edge.replays import NOT_ENDED, Recorded, Replays
 from schemas import ids, subjects
 from schemas.api.replays import Replay
@@ -175,8 +176,8 @@ async def open_desk(state: State, timeout: float) -> AsyncIterator[Desk]:
     ):
         catalogue = await read_catalogue(bus)
         find_targets = Admission(catalogue).targets
-        objects = open_objects(state.data.path)
-        yield Desk(bus, catalogue, Replays(bus, inbox, objects, find_targets, deadline=timeout))
+        requests = Requests(open_objects(state.data.path), asking(bus))
+        yield Desk(bus, catalogue, Replays(bus, inbox, requests, find_targets, deadline=timeout))
 
 
 async def read_catalogue(bus: Bus) -> Catalogue:

@@ -9,7 +9,8 @@ from bus import Bus
 from cli.timeline import Fact, Story, in_order
 from schemas import ids, subjects
 from schemas.commands import encode
-from schemas.queries import Ask, decode_answer
+from schemas.errors import BusError, Unavailable
+from schemas.queries import Ask, AskStored, decode_answer, raise_failure
 
 CLOCKS_DIFFER = 10.0  # seconds that an edge's clock may be ahead of the bus's
 _ASK_SECONDS = 4.0
@@ -21,6 +22,21 @@ async def ask(bus: Bus, noun: str, verb: str, question: Ask, kind: type[T]) -> T
     """Ask a persistence worker. Raises NotFound, Unavailable, BusError and other JanErrors."""
     answer = await bus.ask(subjects.query(noun, verb), encode(question), timeout=_ASK_SECONDS)
     return decode_answer(answer, kind)
+
+
+def asking(bus: Bus) -> AskStored:
+    """What asks persistence workers, and gives their answers' JSON."""
+
+    async def ask_stored(noun: str, verb: str, question: Ask) -> bytes:
+        subject = subjects.query(noun, verb)
+        try:
+            answer = await bus.ask(subject, encode(question), timeout=_ASK_SECONDS)
+        except BusError as error:
+            raise Unavailable("no persistence worker has answered") from error
+        raise_failure(answer)
+        return answer
+
+    return ask_stored
 
 
 @dataclass(frozen=True)

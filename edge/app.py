@@ -21,6 +21,7 @@ from edge.limits import Creations, Limits, Readers
 from edge.metrics import Metrics
 from edge.middleware import Authentication, Envelope, Errors, Hygiene, Limiting
 from edge.presence import Presence, open_presence
+from edge.recorded import Requests
 from edge.replays import Replays
 from edge.responses.lookup import Lookup
 from edge.responses.prepare import Preparation
@@ -186,12 +187,12 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
             settings.jwt_folder, issuer=settings.jwt_issuer, audience=settings.jwt_audience
         )
         await enter(expiring(objects))
-        state = Stored(
+        guests = GuestLimits(settings.guest_rpm, settings.guest_in_flight)
+        kept = Stored(
             bus,
             Positions(Bucket(bus, subjects.KV_POSITIONS), has_peers),
             patience=settings.write_patience,
         )
-        guests = GuestLimits(settings.guest_rpm, settings.guest_in_flight)
         yield {
             "settings": settings,
             "bus": bus,
@@ -200,12 +201,16 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
             "deployments": deployments,
             "runs": runs,
             "inbox": inbox,
-            "preparation": Preparation(runs, state, settings.sealing_key.get_secret_value()),
-            "responses": Lookup(bus, state, settings.key_secret),
+            "preparation": Preparation(runs, kept, settings.sealing_key.get_secret_value()),
+            "responses": Lookup(bus, kept, settings.key_secret),
             "replays": Replays(
-                bus, inbox, objects, admission.targets, deadline=settings.run_deadline
+                bus,
+                inbox,
+                Requests(objects, kept.ask),
+                admission.targets,
+                deadline=settings.run_deadline,
             ),
-            "stored": state,
+            "stored": kept,
             "authenticator": Authenticator(keys, issuer, guests, revoked),
             "issuer": issuer,
             "sessions": Sessions(

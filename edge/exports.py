@@ -17,6 +17,7 @@ from schemas.api.conversations import Exported
 from schemas.api.lists import Paging
 from schemas.commands import encode
 from schemas.errors import JanError, NotFound, Unavailable
+from schemas.objects import EXPORTS, exports_of
 from schemas.queries.conversations import AskConversation, AskConversations, AskExport, ExportPage
 
 logger = structlog.get_logger()
@@ -26,7 +27,6 @@ _PREFIX: Final = "exp_"
 _PART: Final = 4 << 20  # bytes of an object; a little more with the piece that fills it
 _LIST: Final = 100  # conversations that are listed at once
 _EVERY: Final = 600.0  # seconds between looks for expired exports
-FOLDER: Final = "exports"
 KEPT: Final = 86_400  # seconds
 
 _decode_page = msgspec.json.Decoder(ExportPage).decode
@@ -134,7 +134,10 @@ async def _list(stored: Stored, principal: str) -> AsyncIterator[str]:
 
 
 async def store(objects: ObjectStore, stored: Stored, principal: str) -> Exported:
-    """Put all conversations of a principal into the object store, a part at a time."""
+    """Put all conversations of a principal into the object store, a part at a time.
+
+    It lies there for a day, or until something that may be in it is deleted.
+    """
     export_id = ids.new_id(_PREFIX)
     now = int(time.time())
     part, parts, size, lines = bytearray(), 0, 0, 0
@@ -142,10 +145,10 @@ async def store(objects: ObjectStore, stored: Stored, principal: str) -> Exporte
         part += piece
         lines += piece.endswith(b"\n")
         if len(part) >= _PART:
-            await _put(objects, _part_key(export_id, parts), bytes(part))
+            await _put(objects, _part_key(principal, export_id, parts), bytes(part))
             size, parts = size + len(part), parts + 1
             part.clear()
-    await _put(objects, _part_key(export_id, parts), bytes(part))
+    await _put(objects, _part_key(principal, export_id, parts), bytes(part))
     told = Exported(
         id=export_id,
         url=f"/v1/conversations/exports/{export_id}",
@@ -154,7 +157,7 @@ async def store(objects: ObjectStore, stored: Stored, principal: str) -> Exporte
         created_at=now,
         expires_at=now + KEPT,
     )
-    await _put(objects, _key(export_id), encode(Manifest(principal, parts + 1, told)))
+    await _put(objects, _key(principal, export_id), encode(Manifest(principal, parts + 1, told)))
     return told
 
 
@@ -164,7 +167,7 @@ async def find(objects: ObjectStore, principal: str, export_id: str) -> Manifest
     if not ids.is_unique_part(export_id.removeprefix(_PREFIX)):
         raise missing
     try:
-        data = await _get(objects, _key(_PREFIX + export_id.removeprefix(_PREFIX)))
+        data = await _get(objects, _key(principal, _PREFIX + export_id.removeprefix(_PREFIX)))
     except NotFound:
         raise missing from None
     manifest = msgspec.json.decode(data, type=Manifest)
@@ -176,7 +179,7 @@ async def find(objects: ObjectStore, principal: str, export_id: str) -> Manifest
 async def read_parts(objects: ObjectStore, manifest: Manifest) -> AsyncIterator[bytes]:
     """Read an export from the object store."""
     for number in range(manifest.parts):
-        yield await _get(objects, _part_key(manifest.told.id, number))
+        yield await _get(objects, _part_key(manifest.principal, manifest.told.id, number))
 
 
 @asynccontextmanager
@@ -194,7 +197,7 @@ async def expiring(objects: ObjectStore) -> AsyncIterator[None]:
 async def _expire(objects: ObjectStore) -> None:
     while True:
         try:
-            await objects.expire(FOLDER, time.time() - KEPT)
+            await objects.expire(EXPORTS, time.time() - KEPT)
         except (JanError, OSError) as error:
             logger.warning("old exports stay in the object store", error=str(error))
         await asyncio.sleep(_EVERY)
@@ -214,12 +217,12 @@ async def _get(objects: ObjectStore, key: str) -> bytes:
         raise Unavailable("the object store failed", retry_after=5) from error
 
 
-def _key(export_id: str) -> str:
-    return f"{FOLDER}/{export_id}"
+def _key(principal: str, export_id: str) -> str:
+    return f"{EXPORTS}/{exports_of(principal)}{export_id}"
 
 
-def _part_key(export_id: str, number: int) -> str:
-    return f"{FOLDER}/{export_id}.{number}"
+def _part_key(principal: str, export_id: str, number: int) -> str:
+    return f"{_key(principal, export_id)}.{number}"
 
 
 def _item_to_markdown(item: dict[str, Any]) -> str:

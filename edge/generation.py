@@ -55,12 +55,12 @@ class Start:
         if body is None:
             return
         state = state_of(scope)
-        resolved, stream = None, query(scope, "stream") == "true"
+        prompted, stream = None, query(scope, "stream") == "true"
         if self.prompted and REFERENCE in body:
-            resolved = await with_prompt(body, state["stored"], state["principal"].id)
-        order = self.to_order(resolved or body, stream)
-        if resolved is not None:
-            order = in_own_words(order, body, resolved)
+            prompted = await with_prompt(body, state["stored"].ask, state["principal"].id)
+        order = self.to_order(prompted.body if prompted is not None else body, stream)
+        if prompted is not None:
+            order = in_own_words(order, body, prompted)
         await carry_out(order, (scope, receive, send), started, self.answering)
 
 
@@ -111,7 +111,7 @@ async def carry_out(
     state, caller = state_of(scope), to_caller(scope)
     runs = state["runs"]
     if order.into is not None:
-        order = await in_conversation(order, state["stored"], caller.principal)
+        order = await in_conversation(order, state["stored"].ask, caller.principal)
     run = await runs.accept(order, caller)
     run.headers, run.note = order.headers, to_note(scope, caller)
     await answer(runs, answering(run, runs.options, receive, send, caller.request_id, started))

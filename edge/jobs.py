@@ -11,10 +11,11 @@ from bus.objects import ObjectStore
 from edge.idempotency import Entry
 from edge.orders import Caller, Order
 from schemas import subjects
-from schemas.commands import MAX_EMBEDDED, REQUESTS, RunInference, Target, encode
+from schemas.commands import MAX_EMBEDDED, RunInference, Sources, Target, digest_of, encode
 from schemas.content import Content, shorten
 from schemas.errors import BusError, BusTimeout, BusUnavailable, JanError, QueueFull
 from schemas.events import RunRefused, encode_event, encode_run_accepted
+from schemas.objects import request_name, resolved_name
 
 
 class Jobs:
@@ -36,7 +37,7 @@ class Jobs:
     ) -> None:
         """Store the job and the fact that it was accepted, both at once.
 
-        The job carries the resolved request, the fact the client's own.
+        The job carries the resolved request; the fact the client's own, and what it referred to.
 
         Raises QueueFull, BusUnavailable.
         """
@@ -60,9 +61,13 @@ class Jobs:
             store=order.store,
             content="full" if order.turn or order.store else self._log_content,
         )
-        told = work = encode(await self._carrying(job, order.body, run_id))
+        own = await carrying(self._objects, job, order.body, request_name(run_id))
+        told = work = encode(own)
         if order.resolved is not None:
-            work = encode(await self._carrying(job, order.resolved, f"{run_id}.resolved"))
+            resolved = await carrying(self._objects, job, order.resolved, resolved_name(run_id))
+            sources = Sources(digest_of(order.resolved), order.prompt, order.history)
+            told = encode(msgspec.structs.replace(own, sources=sources))
+            work = encode(resolved)
         if job.content != "full":
             told = encode(_told_less(job, order.body))
         priority = subjects.BACKGROUND if order.background else subjects.INTERACTIVE
@@ -70,14 +75,6 @@ class Jobs:
         if order.kind == "response":
             subject = subjects.response_job(priority)
         await self._store_both(run_id, subject, work, told)
-
-    async def _carrying(self, job: RunInference, body: bytes, name: str) -> RunInference:
-        """The job with a request in it, or with where a large one lies in the object store."""
-        if len(body) <= MAX_EMBEDDED:
-            return msgspec.structs.replace(job, request=msgspec.Raw(body))
-        reference = f"{REQUESTS}/{name}"
-        await self._objects.put(reference, body)
-        return msgspec.structs.replace(job, request_ref=reference)
 
     async def _store_both(self, run_id: str, subject: str, job: bytes, told_job: bytes) -> None:
         both: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -123,6 +120,14 @@ class Jobs:
             lambda _: None,
             msg_id=f"EVENTS:run.refused:{run_id}:0",
         )
+
+
+async def carrying(objects: ObjectStore, job: RunInference, body: bytes, name: str) -> RunInference:
+    """The job with a request in it, or with where a large one lies in the object store."""
+    if len(body) <= MAX_EMBEDDED:
+        return msgspec.structs.replace(job, request=msgspec.Raw(body), request_ref=None)
+    await objects.put(name, body)
+    return msgspec.structs.replace(job, request=None, request_ref=name)
 
 
 def _told_less(job: RunInference, body: bytes) -> RunInference:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from schemas.api.needs import Needs
-from schemas.commands import Kind, Turn
+from schemas.commands import Kind, Turn, UsedHistory, UsedPrompt
 
 
 class Into(NamedTuple):
@@ -19,8 +19,9 @@ class Into(NamedTuple):
 class Order:
     """What a request asks for; `body` is the client's JSON as it came.
 
-    `resolved` is what the job carries where that differs: the same with what it only refers to.
-    `into` is a conversation, which becomes a `turn` when its history has been read.
+    `resolved` is what the job carries where that differs: the same with what it only refers to,
+    which was a `prompt`, a `history`, or both. `into` is a conversation, which becomes a `turn`
+    when its history has been read.
     """
 
     kind: Kind
@@ -31,6 +32,8 @@ class Order:
     needs: Needs = field(default_factory=dict)  # what a deployment must be able to do
     resolved: bytes | None = None
     given: bytes | None = None  # what came, where `body`, which the log gets, has secrets sealed
+    prompt: UsedPrompt | None = None
+    history: UsedHistory | None = None
     into: Into | None = None
     turn: Turn | None = None
     store: bool = False

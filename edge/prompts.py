@@ -1,18 +1,17 @@
 """Requests that refer to a prompt: its messages come first, its model serves if none is named."""
 
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from edge.orders import Order
-from edge.stored import Stored
 from schemas.api import chat
 from schemas.api.needs import Needs, needs_of
 from schemas.api.prompts import MAX_VARIABLES_BYTES, Rendered
-from schemas.commands import encode
+from schemas.commands import UsedPrompt, encode
 from schemas.errors import InvalidRequest
-from schemas.queries import decode_answer
+from schemas.queries import AskStored, decode_answer
 from schemas.queries.prompts import AskRendered
 
 REFERENCE: Final = b'"prompt"'  # a body without it refers to none
@@ -20,39 +19,56 @@ _split = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _split_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
-async def with_prompt(body: bytes, stored: Stored, principal: str) -> bytes | None:
+class Prompted(NamedTuple):
+    """A request with a prompt's messages in it, and which prompt that was."""
+
+    body: bytes
+    used: UsedPrompt
+
+
+async def with_prompt(
+    body: bytes, ask: AskStored, principal: str, used: UsedPrompt | None = None
+) -> Prompted | None:
     """The request with what it refers to in its place; None if it refers to nothing.
 
-    Raises NotFound, InvalidRequest naming `prompt.variables.x`, Unavailable.
+    `used`: what the reference stood for before, whatever it stands for now. Raises NotFound,
+    InvalidRequest naming `prompt.variables.x`, Unavailable.
     """
     request = chat.decode_prompted(body)
     if request.prompt is None:
         return None
-    rendered = await render(stored, principal, request.prompt)
+    rendered = await render(ask, principal, request.prompt, used)
     fields = _split(body)
     del fields["prompt"]
     own = _split_list(fields.get("messages", b"[]"))
     fields["messages"] = msgspec.Raw(encode([*rendered.messages, *own]))
     if not request.model and rendered.model is not None:
         fields["model"] = msgspec.Raw(encode(rendered.model))
-    return encode(fields)
+    return Prompted(encode(fields), UsedPrompt(rendered.id, rendered.version))
 
 
-async def render(stored: Stored, principal: str, prompt: chat.PromptReference) -> Rendered:
-    """A prompt with its variables filled in. Raises NotFound, InvalidRequest, Unavailable."""
+async def render(
+    ask: AskStored, principal: str, prompt: chat.PromptReference, used: UsedPrompt | None = None
+) -> Rendered:
+    """A prompt with its variables filled in; `used` is what it stood for before.
+
+    Raises NotFound, InvalidRequest, Unavailable.
+    """
+    version = int(prompt.version) if prompt.version is not None else None
     question = AskRendered(
         principal=principal,
-        id=prompt.id,
-        version=int(prompt.version) if prompt.version is not None else None,
+        id=used.id if used is not None else prompt.id,
+        version=used.version if used is not None else version,
         variables=_to_values(prompt),
     )
-    return decode_answer(await stored.ask("prompts", "render", question), Rendered)
+    return decode_answer(await ask("prompts", "render", question), Rendered)
 
 
-def in_own_words(order: Order, body: bytes, resolved: bytes) -> Order:
+def in_own_words(order: Order, body: bytes, prompted: Prompted) -> Order:
     """The order for a resolved request, with the client's body and its names of the fields."""
     own = chat.decode_prompted(body)
-    return replace(order, body=body, resolved=resolved, needs=_to_needs(order.needs, own))
+    needs = _to_needs(order.needs, own)
+    return replace(order, body=body, resolved=prompted.body, prompt=prompted.used, needs=needs)
 
 
 def _to_needs(needs: Needs, own: chat.PromptedRequest) -> Needs:

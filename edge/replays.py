@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from bus.connection import QUEUE_FULL, Bus
-from bus.objects import ObjectStore
 from edge.inbox import Inbox
+from edge.recorded import Requests
 from schemas import frames, ids, replays, subjects
 from schemas.api.needs import Needs
 from schemas.api.replays import Replay, to_report
@@ -23,7 +23,6 @@ from schemas.errors import (
     Conflict,
     DeadlineExceeded,
     Gone,
-    NotFound,
     QueueFull,
 )
 from schemas.events import RunAccepted, RunFinished
@@ -72,14 +71,14 @@ class Replays:
         self,
         bus: Bus,
         inbox: Inbox,
-        objects: ObjectStore,
+        requests: Requests,
         find_targets: FindTargets,
         *,
         deadline: float,
     ) -> None:
         self._bus = bus
         self._inbox = inbox
-        self._objects = objects
+        self._requests = requests
         self._find_targets = find_targets
         self._deadline = deadline
 
@@ -94,12 +93,11 @@ class Replays:
     ) -> Started:
         """Put a run into the queue once more, as `run_id`: for another model, or one deployment.
 
-        Raises Gone if its request is not known as it was sent, ModelNotFound or InvalidRequest if
+        Raises Gone if its request is not known as it was, ModelNotFound or InvalidRequest if
         the model can't take it, QueueFull, BusUnavailable.
         """
         command = original.command
-        request = await self._request_of(command)
-        replays.require_whole(command, request)
+        request = await self._requests.find(command)
         model = model or command.model
         needs = replays.needs_of_replay(command, request)
         job = replays.to_job(
@@ -110,7 +108,7 @@ class Replays:
             deadline=self._deadline,
             request_id=request_id or ids.new_id("req_"),
         )
-        now = time.time()
+        job, now = await self._requests.carry(job, command, request), time.time()
         await self._store(job)
         return Started(original, RunAccepted(job, now), request)
 
@@ -162,16 +160,6 @@ class Replays:
                 take(stored.seq, stored.data)
         except BusError as error:
             raise BusUnavailable("the message bus did not answer", retry_after=1) from error
-
-    async def _request_of(self, command: RunInference) -> bytes:
-        if command.request is not None:
-            return bytes(command.request)
-        if command.request_ref is None:
-            raise Gone(replays.NOT_RECORDED, code="request_not_recorded")
-        try:
-            return await self._objects.get(command.request_ref)
-        except NotFound:
-            raise Gone(replays.EXPIRED, code="request_expired") from None
 
     async def _store(self, job: RunInference) -> None:
         try:

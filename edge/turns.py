@@ -11,11 +11,10 @@ from typing import Final
 import msgspec
 
 from edge.orders import Order
-from edge.stored import Stored
 from schemas.api.items import MAX_ITEMS_BYTES
-from schemas.commands import Turn, encode
+from schemas.commands import Turn, UsedHistory, digest_of, encode
 from schemas.errors import InvalidRequest
-from schemas.queries import decode_answer
+from schemas.queries import AskStored, decode_answer
 from schemas.queries.conversations import AskContext, Context
 
 _PER_MESSAGE: Final = 512  # bytes that a stored message has besides its text
@@ -32,19 +31,13 @@ class _Spoken(msgspec.Struct):
 _decode_role = msgspec.json.Decoder(_Spoken).decode
 
 
-async def in_conversation(order: Order, stored: Stored, principal: str) -> Order:
+async def in_conversation(order: Order, ask: AskStored, principal: str) -> Order:
     """Put a conversation's history into a request. Raises NotFound, InvalidRequest, Unavailable."""
     into = order.into
     assert into is not None
     question = AskContext(principal=principal, conversation=into.conversation, branch=into.branch)
-    answer = await stored.ask("conversations", "context", question)
-    context = decode_answer(answer, Context)
-    fields = _split(order.resolved or order.body)
-    fields.pop("conversation", None)
-    own = _split_list(fields.get("messages", b"[]"))
-    if into.keep:
-        require_size(own)
-    fields["messages"] = msgspec.Raw(to_messages(context, own))
+    context = decode_answer(await ask("conversations", "context", question), Context)
+    resolved = with_history(order.resolved or order.body, context, keep=into.keep)
     turn = Turn(into.conversation, context.branch, context.head, context.project)
     headers = [
         (b"x-conversation-id", into.conversation.encode()),
@@ -54,10 +47,34 @@ async def in_conversation(order: Order, stored: Stored, principal: str) -> Order
         headers.append((b"x-conversation-trimmed", b"true"))
     return replace(
         order,
-        resolved=encode(fields),
+        resolved=resolved,
+        history=to_used(into.conversation, context),
         needs={"vision": "conversation", **order.needs} if context.images else order.needs,
         turn=turn if into.keep else None,
         headers=(*order.headers, *headers),
+    )
+
+
+def with_history(body: bytes, context: Context, *, keep: bool) -> bytes:
+    """A request with its conversation's history in place of the name. Raises InvalidRequest."""
+    fields = _split(body)
+    fields.pop("conversation", None)
+    own = _split_list(fields.get("messages", b"[]"))
+    if keep:
+        require_size(own)
+    fields["messages"] = msgspec.Raw(to_messages(context, own))
+    return encode(fields)
+
+
+def to_used(conversation: str, context: Context) -> UsedHistory:
+    """What has to be known of a history to read it again."""
+    instruction = context.instruction
+    return UsedHistory(
+        conversation=conversation,
+        branch=context.branch,
+        head=context.head,
+        items=context.items,
+        instruction=digest_of(instruction.encode()) if instruction else None,
     )
 
 

@@ -1,5 +1,6 @@
 """Imperative messages: what one part asks another to do. Versioned by addition only."""
 
+import hashlib
 from typing import Literal
 
 import msgspec
@@ -11,7 +12,6 @@ from schemas.raw import OptionalRaw
 Kind = Literal["chat", "completion", "embedding", "count", "response"]
 
 MAX_EMBEDDED = 1 << 20  # bytes of a body that travel on the bus; larger ones are objects
-REQUESTS = "requests"  # the object store's folder for requests too large for the bus
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -33,12 +33,50 @@ class Turn(msgspec.Struct, frozen=True, omit_defaults=True):
     project: str | None = None
 
 
+class UsedPrompt(msgspec.Struct, frozen=True):
+    """The version of a prompt that a request's own reference stood for."""
+
+    id: str
+    version: int
+
+
+class UsedHistory(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How much of a conversation was put before a request's own messages.
+
+    `head` is the position up to which the branch was read, -1: it was empty; `items` is how many
+    of its items were taken. `instruction` is a digest of the conversation's, if it has one.
+    """
+
+    conversation: str
+    branch: str
+    head: int = -1
+    items: int = 0
+    instruction: str | None = None
+
+
+class Sources(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the references in a request stood for, so that it can be made again for a replay.
+
+    The log has the client's own JSON: with what a long conversation had said before, each of its
+    runs would take up more than the one before. `digest` is of the request as the job carried it.
+    """
+
+    digest: str
+    prompt: UsedPrompt | None = None
+    history: UsedHistory | None = None
+
+
+def digest_of(data: bytes) -> str:
+    """What tells whether something is as it was."""
+    return hashlib.sha256(data).hexdigest()
+
+
 class RunInference(msgspec.Struct, frozen=True, omit_defaults=True):
     """Generate: the job on `jobs.inference.<pool>.<class>`.
 
-    `request` is the client's own JSON, with what it refers to (a prompt) in its place if it does;
-    over 1 MiB it lies in the object store under `request_ref` instead. `targets` are in the order
-    to try. Times are in unix seconds.
+    `request` is the client's own JSON, with what it refers to (a prompt, a conversation) in its
+    place if it does; over 1 MiB it lies in the object store under `request_ref` instead. `targets`
+    are in the order to try. Times are in unix seconds.
     """
 
     run_id: str
@@ -59,6 +97,7 @@ class RunInference(msgspec.Struct, frozen=True, omit_defaults=True):
     traceparent: str | None = None
     moves: int = 0  # from one pool's queue to another's
     turn: Turn | None = None
+    sources: Sources | None = None  # only in the log
     store: bool = False  # as a stored completion
     content: Content = "full"  # how much of what is said the log keeps
     parent: str | None = None  # the response that it is a step of

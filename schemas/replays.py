@@ -17,8 +17,7 @@ from schemas.commands import RunInference, Target
 from schemas.errors import Gone, InvalidRequest, ModelNotFound
 
 NOT_RECORDED = "the log does not hold its request: not recorded (JAN_LOG_CONTENT), or erased"
-PROMPTED = "its request refers to a stored prompt: the log has the reference, not what was sent"
-CONVERSED = "its request went on with a conversation: the log has that, not what was sent"
+REFERRING = "its request refers to a prompt or a conversation, and the log does not say what it was"
 EXPIRED = "its request was too large for the log, and is no longer in the object store"
 
 
@@ -39,13 +38,7 @@ def to_job(
     deadline: float,
     request_id: str,
 ) -> RunInference:
-    """Make the job that runs a recorded one again; the request, with its seed, stays as it is.
-
-    Raises Gone if the log does not hold the request.
-    """
-    unsaid = command.request is None and command.request_ref is None
-    if unsaid or command.content != "full":
-        raise Gone(NOT_RECORDED, code="request_not_recorded")
+    """Make the job that runs a recorded one again; the request, with its seed, stays as it is."""
     now = time.time()
     return msgspec.structs.replace(
         command,
@@ -59,13 +52,21 @@ def to_job(
         background=True,  # behind whoever waits for an answer; and no edge is asked for its readers
         moves=0,
         turn=None,
+        sources=None,
         store=False,
         replay_of=command.run_id,
     )
 
 
+def require_recorded(command: RunInference) -> None:
+    """Refuse a run of which the log does not hold the request. Raises Gone."""
+    unsaid = command.request is None and command.request_ref is None
+    if unsaid or command.content != "full":
+        raise Gone(NOT_RECORDED, code="request_not_recorded")
+
+
 def require_whole(command: RunInference, request: bytes) -> None:
-    """Refuse a request of which the log has only a part: the rest may have changed. Raises Gone.
+    """Refuse a request that refers to what the log says nothing of: an old one. Raises Gone.
 
     A replay of the reference would be another request, and its difference would say nothing.
     """
@@ -75,10 +76,8 @@ def require_whole(command: RunInference, request: bytes) -> None:
         found = msgspec.json.decode(request, type=_Referring)
     except msgspec.DecodeError:
         return
-    if isinstance(found.prompt, dict):
-        raise Gone(PROMPTED, code="request_not_recorded")
-    if found.conversation is not None:
-        raise Gone(CONVERSED, code="request_not_recorded")
+    if isinstance(found.prompt, dict) or found.conversation is not None:
+        raise Gone(REFERRING, code="request_not_recorded")
 
 
 def needs_of_replay(command: RunInference, request: bytes) -> Needs:

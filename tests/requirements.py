@@ -237,6 +237,11 @@ REQUIREMENTS: dict[str, Requirement] = {
     "runs.replay": R(
         "a recorded run is run again, on its model or another, and what differs is told", SERVER
     ),
+    "runs.replay.sources": R(
+        "a chat that refers to a prompt or a conversation is replayed with what that was then, or "
+        "refused with what has changed",
+        SERVER,
+    ),
     "runs.replay.sandbox": R("a replay leaves no trace in runs and usage", SERVER),
     "runs.replay.many": R("yesterday's runs are replayed together and summed up", SERVER),
     "runs.replay.api": R(

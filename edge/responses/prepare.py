@@ -104,7 +104,7 @@ class Preparation:
     ) -> None:
         """Put a prompt's messages before the input."""
         assert request.prompt is not None
-        rendered = await render(self._stored, principal, request.prompt)
+        rendered = await render(self._stored.ask, principal, request.prompt)
         own = request.input or []
         if isinstance(own, str):
             own = [msgspec.Raw(encode({"role": "user", "content": own}))]

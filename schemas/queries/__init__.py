@@ -6,6 +6,7 @@ A question with a `principal` sees only what is that principal's: another's is a
 An answer is the asked-for object, or a Failure.
 """
 
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
@@ -35,6 +36,10 @@ class Ask(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     principal: str | None = None
     after: int = 0
     v: int = 1
+
+
+AskStored = Callable[[str, str, Ask], Awaitable[bytes]]
+"""Asks `query.<noun>.<verb>` and gets the answer's JSON. Raises NotFound, Unavailable, …"""
 
 
 class _Problem(msgspec.Struct, frozen=True, omit_defaults=True):

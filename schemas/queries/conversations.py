@@ -72,22 +72,27 @@ class ExportPage(msgspec.Struct, frozen=True):
 
 
 class AskContext(Ask, frozen=True, omit_defaults=True, kw_only=True):
-    """`query.conversations.context`: what a model needs to go on with a branch."""
+    """`query.conversations.context`: what a model needs to go on with a branch.
+
+    With `upto` as it was when that was the position of its last item.
+    """
 
     conversation: str
     branch: str | None = None
+    upto: int | None = None
 
 
 class Context(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer of `query.conversations.context`.
 
     `messages` is a JSON array of chat messages: the newest whole turns of the branch, all of it
-    unless `trimmed`. `head` is the position of its last item.
+    unless `trimmed`, made of so many `items`. `head` is the position of its last item.
     """
 
     branch: str
     head: int
     messages: msgspec.Raw
+    items: int = 0
     instruction: str | None = None
     project: str | None = None
     images: bool = False

@@ -118,7 +118,7 @@ def test_what_is_wrong_with_a_prompt_is_named_as_the_client_wrote_it(http: httpx
 
     assert ask({"id": one}) == (400, "prompt.variables.a")
     assert ask({"id": one, "variables": {"a": "1", "c": "2"}}) == (400, "prompt.variables.c")
-    assert ask({"id": one, "variables": {"a": 1}}) == (400, "prompt.variables")
+    assert ask({"id": one, "variables": {"a": 1}}) == (400, "prompt.variables.a")
     assert ask({"id": one, "version": 2, "variables": {"a": "1"}}) == (404, "prompt.version")
     assert ask({"id": one, "version": "x"}) == (400, "prompt.version")
     assert ask({"id": "no-such-prompt"}) == (404, "prompt.id")

@@ -87,6 +87,30 @@ def test_a_streamed_run_with_tools_replays_identically(
 
 
 @pytest.mark.requirement("runs.replay")
+def test_another_models_calls_of_tools_are_a_readable_difference(
+    server: LaunchedServer, client: openai.OpenAI
+) -> None:
+    asked = 'use get_weather\n!tool get_weather {"city": "Oslo", "days": 2}'
+    run_id = streamed(client, asked, tools=TOOLS)
+    code, told = report(server, run_id, "--model", SCRIPTED)
+    assert code == 1
+    (choice,) = told["comparison"]["choices"]
+    assert (choice["tool_calls"], choice["finish_reason"]) == (False, True)
+    [before], [after] = (
+        told[which]["choices"][0]["tool_calls"] for which in ("original", "replay")
+    )
+    assert after == {"name": "get_weather", "arguments": {"city": "Oslo", "days": 2}}
+    assert before["name"] == "get_weather"
+    assert before != after
+    lines = replay(server, run_id, "--model", SCRIPTED).stdout.decode().splitlines()
+    assert "choice 0: text same · tool calls different · finish reason same" in lines
+    [gone] = [line for line in lines if line.startswith("  - ")]
+    [new] = [line for line in lines if line.startswith("  + ")]
+    assert gone.startswith("  - get_weather({")
+    assert new == '  + get_weather({"city":"Oslo","days":2})'
+
+
+@pytest.mark.requirement("runs.replay")
 def test_another_model_gives_a_readable_difference(
     server: LaunchedServer, client: openai.OpenAI
 ) -> None:

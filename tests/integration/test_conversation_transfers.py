@@ -11,7 +11,8 @@ import pytest
 import pytest_asyncio
 
 from bus.objects import open_store
-from edge.exports import FOLDER, KEPT
+from edge.exports import KEPT
+from schemas.objects import EXPORTS
 from tests.support.postgres import PostgresServer
 from tests.support.stored import (
     Stored,
@@ -202,11 +203,11 @@ async def test_a_stored_export_is_its_owners_alone_and_goes_after_a_day(
     wrong = await client.get("/conversations/exports/..%2Frequests")
     assert missing.status_code == wrong.status_code == 404
 
-    folder = stored.data / "objects" / FOLDER
+    folder = stored.data / "objects" / EXPORTS
     assert len(list(folder.iterdir())) > 2
     for file in folder.iterdir():
         os.utime(file, (file.stat().st_atime, file.stat().st_mtime - KEPT - 60))
-    await open_store(stored.data / "objects").expire(FOLDER, told["created_at"])
+    await open_store(stored.data / "objects").expire(EXPORTS, told["created_at"])
     assert list(folder.iterdir()) == []
     assert (await client.get(to)).status_code == 404
 
@@ -250,7 +251,7 @@ WRONG: list[tuple[Any, str]] = [
     (small(object="list"), "object"),
     (small(version=2), "version"),
     (small(conversation={"title": "x" * 257}), "conversation.title"),
-    (small(conversation={"metadata": {"k": "x" * 513}}), "conversation.metadata"),
+    (small(conversation={"metadata": {"k": "x" * 513}}), "conversation.metadata.k"),
     (small(conversation={"active_branch": "never"}), "conversation.active_branch"),
     (with_branches(), "branches"),
     (with_branches(("b", [["b", None]])), "branches"),

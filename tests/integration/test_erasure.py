@@ -4,18 +4,22 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import pytest
 from sqlalchemy import select, text
 
-from bus import Bus, open_bus
+from bus import Bus, ObjectStore, open_bus, open_store
+from edge import exports
 from edge.orders import Caller
 from edge.stored import Stored
 from schemas import subjects, writes
+from schemas.api.lists import Paging
 from schemas.commands import RunInference, Turn, encode
+from schemas.errors import Gone
 from schemas.events import encode_run_accepted
-from schemas.queries.conversations import AskConversations
+from schemas.queries.conversations import AskConversations, AskItems
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.persistence import running_worker
 from tests.support.postgres import PostgresServer, running_postgres
@@ -23,7 +27,7 @@ from tests.support.runs import finished, new_run
 from tests.support.stored import of_edge, stored_item
 from workers.persistence.database import open_engine
 from workers.persistence.rebuild import PROJECTIONS, Rebuild
-from workers.persistence.tables import erasures, runs
+from workers.persistence.tables import erasures, runs, shares
 
 SECRET = "xyzzy-plugh-plover"
 CALLER = Caller("user_a", "req_1")
@@ -43,6 +47,13 @@ def own_postgres() -> Iterator[PostgresServer]:
         yield server
 
 
+class Said(NamedTuple):
+    """A message of a conversation."""
+
+    id: str
+    text: str
+
+
 @dataclass(frozen=True)
 class Place:
     """A server, and ways to it."""
@@ -54,6 +65,12 @@ class Place:
     inference: Bus
     cli: Bus
     stored: Stored
+    data: Path
+
+    @property
+    def objects(self) -> ObjectStore:
+        """What the worker has as its object store."""
+        return open_store(self.data / "objects")
 
     async def say(self, caller: Caller, words: str) -> str:
         """Make a conversation in which something was said, and a run's answer; return its id."""
@@ -72,7 +89,21 @@ class Place:
         return conversation
 
     async def _run(self, caller: Caller, conversation: str, words: str) -> None:
-        run_id = new_run()
+        request = {"messages": [words]}
+        await self._tell_run(caller, conversation, request, {"said": words})
+
+    async def run_turn(self, caller: Caller, conversation: str, asked: str, told: str) -> None:
+        """Tell of a run that went on with a conversation, and wait until that is stored."""
+        request = {"messages": [{"role": "user", "content": asked}]}
+        answer = {"role": "assistant", "content": told}
+        result = {"choices": [{"index": 0, "message": answer, "finish_reason": "stop"}]}
+        await self._tell_run(caller, conversation, request, result)
+        assert [item.text for item in await self.items(caller, conversation)][-2:] == [asked, told]
+
+    async def _tell_run(
+        self, caller: Caller, conversation: str, request: object, result: object
+    ) -> None:
+        run_id, turn = new_run(), Turn(conversation, "MAIN")
         job = RunInference(
             run_id=run_id,
             kind="chat",
@@ -83,14 +114,37 @@ class Place:
             created=1000,
             deadline=2000.0,
             request_id="req",
-            request=msgspec.Raw(msgspec.json.encode({"messages": [words]})),
-            turn=Turn(conversation, "MAIN"),
+            request=msgspec.Raw(msgspec.json.encode(request)),
+            turn=turn,
         )
         told = encode_run_accepted(encode(job), 1000.0)
         await self.edge.store(subjects.run_event("accepted", run_id), told, msg_id=run_id)
-        end = finished(run_id, result=msgspec.json.encode({"said": words}))
+        end = finished(run_id, result=msgspec.json.encode(result), turn=turn)
         ack = await self.inference.store(end.subject, end.data, msg_id=f"{run_id}-end")
         await self.stored.positions.advance(caller.principal, ack.seq)
+
+    async def converse(self, caller: Caller, *texts: str) -> str:
+        """Make a conversation with a title of its own, and these items; return its id."""
+        items = [stored_item(words) for words in texts]
+        body = writes.CreateConversation(title="a title", items=items)
+        made = await self.stored.command("conversations", "create", caller, body)
+        return str(msgspec.json.decode(made)["id"])
+
+    async def items(self, caller: Caller, conversation: str) -> list["Said"]:
+        ask = AskItems(
+            principal=caller.principal, conversation=conversation, paging=Paging(order="asc")
+        )
+        told = msgspec.json.decode(await self.stored.ask("conversations", "items", ask))
+        return [Said(one["id"], one["content"][0]["text"]) for one in told["data"]]
+
+    async def share(self, caller: Caller, conversation: str) -> None:
+        body = writes.CreateShare(conversation, "conversation")
+        await self.stored.command("shares", "create", caller, body)
+
+    async def revoke_shares(self, caller: Caller, conversation: str) -> None:
+        of_it = select(shares.c.id).where(shares.c.conversation_id == conversation)
+        for (share,) in await self.read(of_it):
+            await self.stored.command("shares", "revoke", caller, writes.RevokeShare(str(share)))
 
     async def titles(self, caller: Caller) -> list[str]:
         answer = await self.stored.ask(
@@ -107,7 +161,7 @@ class Place:
             await engine.dispose()
 
     async def until_erased(self, count: int) -> None:
-        done = select(erasures.c.entity).where(erasures.c.done_at.is_not(None))
+        done = select(erasures.c.entity).where(erasures.c.done_at > erasures.c.asked_at)
         async with asyncio.timeout(30):
             while len(await self.read(done)) < count:  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.1)
@@ -149,17 +203,19 @@ def files_with(word: str, *folders: Path) -> list[str]:
 
 
 @pytest.fixture
-async def place(nats: NatsServer, own_postgres: PostgresServer) -> AsyncIterator[Place]:
+async def place(
+    nats: NatsServer, own_postgres: PostgresServer, tmp_path: Path
+) -> AsyncIterator[Place]:
     await migrate(nats)
     async with (
         own_postgres.database() as url,
-        running_worker(nats, url),
+        running_worker(nats, url, data=tmp_path / "data"),
         open_bus(nats.url("edge"), name="edge") as edge,
         open_bus(nats.url("inference"), name="inference") as inference,
         open_bus(nats.url("cli"), name="cli") as cli,
     ):
         stored = of_edge(edge)
-        yield Place(nats, own_postgres, url, edge, inference, cli, stored)
+        yield Place(nats, own_postgres, url, edge, inference, cli, stored, tmp_path / "data")
 
 
 async def test_of_a_deleted_conversation_nothing_is_left_in_any_file(place: Place) -> None:
@@ -196,6 +252,67 @@ async def test_of_a_deleted_user_nothing_is_left_either(place: Place) -> None:
     later = await place.say(CALLER, "back again")
     assert later
     assert await place.titles(CALLER) == ["back again"], "who comes back can begin anew"
+
+
+async def test_a_user_who_comes_back_can_be_deleted_again(place: Place) -> None:
+    for _ in range(2):
+        await place.say(CALLER, SECRET)
+        assert await place.titles(CALLER) == [SECRET]
+        await place.stored.command("users", "delete", CALLER, writes.DeleteUser())
+        assert await place.titles(CALLER) == []
+        await place.until_erased(1)
+    await place.clean_up()
+    assert files_with(SECRET, place.nats.folder, place.postgres.folder) == []
+
+
+async def test_of_a_deleted_item_nothing_is_left_and_of_its_neighbours_everything(
+    place: Place,
+) -> None:
+    conversation = await place.converse(CALLER, "kept", SECRET, "kept too")
+    await place.run_turn(CALLER, conversation, f"the question {SECRET}", "the answer, kept as well")
+    await place.share(CALLER, conversation)  # a share of its own keeps what it shows until revoked
+    for item in [one for one in await place.items(CALLER, conversation) if SECRET in one.text]:
+        gone = writes.DeleteItem(conversation, item.id)
+        await place.stored.command("conversations", "delete_item", CALLER, gone)
+    await place.revoke_shares(CALLER, conversation)
+    await place.until_erased(3)
+    await place.clean_up()
+
+    assert files_with(SECRET, place.nats.folder, place.postgres.folder) == []
+    texts = [item.text for item in await place.items(CALLER, conversation)]
+    assert texts == ["kept", "kept too", "the answer, kept as well"]
+    counted = await place.read(select(runs.c.total_tokens).where(runs.c.principal == "user_a"))
+    assert counted == [(7,)], "usage stays counted"
+    compared = await Rebuild(place.url, place.cli, tuple(PROJECTIONS), only_check=True).run()
+    assert [table for table in compared if not table.equal] == []
+
+
+async def test_what_a_command_answered_is_gone_with_what_it_made(place: Place) -> None:
+    keyed = Caller(CALLER.principal, "req_1", idempotency_key="once")
+    conversation = await place.converse(CALLER, "kept")
+    added = writes.AddItems(conversation, [stored_item(SECRET)])
+    await place.stored.command("conversations", "add_items", keyed, added)
+    [_, item] = await place.items(CALLER, conversation)
+    gone = writes.DeleteItem(conversation, item.id)
+    await place.stored.command("conversations", "delete_item", keyed, gone)
+    await place.until_erased(1)
+    with pytest.raises(Gone, match="was deleted"):
+        await place.stored.command("conversations", "add_items", keyed, added)
+    await place.stored.command("conversations", "delete_item", keyed, gone)
+
+
+async def test_exports_go_with_what_they_hold(place: Place) -> None:
+    conversation = await place.say(CALLER, SECRET)
+    await place.say(OTHER, "something else")
+    for caller in (CALLER, OTHER):
+        told = await exports.store(place.objects, place.stored, caller.principal)
+        assert told.conversations == 1
+    assert files_with(SECRET, place.data)
+    gone = writes.DeleteConversation(conversation)
+    await place.stored.command("conversations", "delete", CALLER, gone)
+    await place.until_erased(1)
+    assert files_with(SECRET, place.data) == []
+    assert await exports.find(place.objects, OTHER.principal, told.id)
 
 
 async def test_after_an_erasure_the_log_still_makes_the_same_tables(place: Place) -> None:

@@ -52,6 +52,14 @@ async def test_what_is_old_expires(store: ObjectStore) -> None:
     assert await store.get("others/run_1") == b"body"
 
 
+async def test_what_begins_alike_expires_alone(store: ObjectStore) -> None:
+    for key in ("exports/a.1", "exports/a.1.0", "exports/b.1"):
+        await store.put(key, b"body")
+    assert await store.expire("exports", time.time() + 60, "a.") == 2
+    assert await store.get("exports/b.1") == b"body"
+    assert await store.expire("exports", time.time() + 60, "b") == 1
+
+
 async def test_an_empty_object_is_one(store: ObjectStore) -> None:
     await store.put("empty", b"")
     assert await store.get("empty") == b""

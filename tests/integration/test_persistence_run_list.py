@@ -168,4 +168,4 @@ async def test_lists_are_read_by_an_index(engine: AsyncEngine, runs: list[str]) 
             )
         )
         told = "\n".join(row[0] for row in plan)
-    assert "Index Scan Backward using ix_runs_principal_run_id" in told
+    assert "Index Scan Backward using ix_runs_principal_run_id_status_kind_model" in told

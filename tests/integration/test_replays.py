@@ -12,7 +12,9 @@ import pytest
 import pytest_asyncio
 
 from bus import open_bus, open_store
+from cli.run_reader import asking
 from edge.inbox import open_inbox
+from edge.recorded import Requests
 from edge.replays import Recorded, Replays
 from schemas import ids, subjects
 from schemas.api.needs import Needs
@@ -81,7 +83,9 @@ async def open_replays(
         open_bus(server.url("cli"), name="replays") as bus,
         open_inbox(bus, "jan-replay") as inbox,
     ):
-        yield Replays(bus, inbox, open_store(data / "objects"), here, deadline=deadline)
+        yield Replays(
+            bus, inbox, Requests(open_store(data / "objects"), asking(bus)), here, deadline=deadline
+        )
 
 
 def transcript_of(replay: Replay) -> Transcript:

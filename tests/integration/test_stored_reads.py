@@ -21,7 +21,7 @@ from schemas import writes
 from schemas.api.lists import Paging
 from schemas.queries import Ask
 from schemas.queries.conversations import AskConversation, AskConversations, AskItems
-from schemas.queries.runs import AskRun
+from schemas.queries.runs import AskRun, AskRuns
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.persistence import Running, running_worker
 from tests.support.postgres import PostgresServer, running_postgres
@@ -198,10 +198,21 @@ def paging(**given: Any) -> Paging:
 
 
 RUNS = (
-    "INSERT INTO runs (run_id, status, principal, request_id, accepted_at)"
-    " SELECT 'run_' || n, 'completed', 'user_seed' || n % 20, 'req_' || n, now()"
-    " FROM generate_series(1, 50000) n"
+    "INSERT INTO runs (run_id, status, kind, model, principal, request_id, accepted_at)"
+    " SELECT 'run_' || n, CASE n % 9973 WHEN 0 THEN 'failed' ELSE 'completed' END,"
+    " CASE n % 9967 WHEN 0 THEN 'embedding' ELSE 'chat' END,"
+    " CASE n % 9949 WHEN 0 THEN 'rare' ELSE 'usual' END,"
+    " 'user_seed' || n % 20, 'req_' || n, now() FROM generate_series(1, 100000) n"
 )
+RUN_LISTS: dict[str, AskRuns] = {
+    "newest": AskRuns(),
+    "usual": AskRuns(status="completed", kind="chat", model="usual"),
+    "failed": AskRuns(failed=True),
+    "of a rare status": AskRuns(status="cancelled"),
+    "of a rare kind": AskRuns(kind="embedding"),
+    "of a rare model": AskRuns(model="rare"),
+    "of nothing": AskRuns(status="refused", kind="count", model="none"),
+}
 QUESTIONS: dict[str, tuple[Callable[..., Any], Ask]] = {
     "a run by its request": (runs.get_run, AskRun(request_id="req_20")),
     "conversations": (conversations.list_conversations, AskConversations(paging=paging())),
@@ -240,6 +251,22 @@ async def test_lists_are_read_by_indexes(postgres: PostgresServer) -> None:
                 for plan in plans:
                     assert "Seq Scan" not in plan, f"{name}: {plan}"
         await engine.dispose()
+
+
+@pytest.mark.parametrize("principal", ["user_seed3", None])
+async def test_lists_of_runs_are_read_by_indexes_however_they_are_filtered(
+    engine: AsyncEngine, principal: str | None
+) -> None:
+    async with engine.connect() as connection:
+        await connection.execute(text(RUNS))
+        await connection.execute(text("ANALYZE runs"))
+        for name, ask in RUN_LISTS.items():
+            question = msgspec.structs.replace(ask, principal=principal)
+            read = functools.partial(runs.list_runs, connection, question)
+            [plan] = await explained(connection, read)
+            assert "Seq Scan" not in plan, f"{name}: {plan}"
+            # Through all runs, newest first, one goes for what nearly all are.
+            assert "pk_runs" not in plan or name in ("newest", "usual"), f"{name}: {plan}"
 
 
 async def explained(connection: AsyncConnection, read: Callable[[], Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
@@ -24,7 +25,12 @@ class Running:
 
 @asynccontextmanager
 async def running_worker(
-    nats: NatsServer, database_url: str, *, batch: int = 256, read_url: str | None = None
+    nats: NatsServer,
+    database_url: str,
+    *,
+    batch: int = 256,
+    read_url: str | None = None,
+    **more: Any,
 ) -> AsyncIterator[Running]:
     """Run a worker for the context's life, opened and closed as its process does it."""
     settings = PersistenceSettings(
@@ -32,6 +38,7 @@ async def running_worker(
         database_url=SecretStr(database_url),
         database_read_url=SecretStr(read_url) if read_url is not None else None,
         projection_batch=batch,
+        **more,
     )
     broker = create_broker(settings)
     await broker.connect()

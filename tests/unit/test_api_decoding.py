@@ -114,7 +114,24 @@ def test_null_is_as_good_as_absent() -> None:
         ({"stop": ["a"] * 5}, "stop", None),
         ({"metadata": {str(i): "" for i in range(17)}}, "metadata", None),
         ({"metadata": {"k" * 65: ""}}, "metadata", None),
-        ({"metadata": {"k": "v" * 513}}, "metadata", None),
+        ({"metadata": {"a": "", "k": "v" * 513}}, "metadata.k", None),
+        ({"logit_bias": {"1": 1, "2": 101, "3": 102}}, "logit_bias.2", None),
+        (
+            {"prompt": {"id": "p", "variables": {"a": "b", "who": 7, "x": 8}}},
+            "prompt.variables.who",
+            "invalid_type",
+        ),
+        (
+            {"prompt": {"id": "p", "variables": {"a": "", "file": {"type": "input_file"}}}},
+            "prompt.variables.file.type",
+            None,
+        ),
+        (
+            {"prompt": {"id": "p", "variables": {"text": {"type": "input_text", "text": 1}}}},
+            "prompt.variables.text.text",
+            "invalid_type",
+        ),
+        ({"prompt": {"id": "p", "variables": {"k" * 80: 1}}}, "prompt.variables." + "k" * 64, None),
         ({"tool_choice": "maybe"}, "tool_choice", None),
         ({"response_format": {"type": "xml"}}, "response_format.type", None),
         ({"stream": "yes"}, "stream", "invalid_type"),
@@ -125,6 +142,14 @@ def test_what_is_wrong_is_named(fields: dict[str, object], param: str, code: str
     assert error.param == param
     assert param in error.message
     assert code in (None, error.wire_code)
+
+
+def test_a_key_is_not_looked_for_at_length() -> None:
+    many = {f"k{number}": "v" for number in range(15_000)}
+    began = time.process_time()
+    error = refusal(body(prompt={"id": "p", "variables": {**many, "last": 1}}))
+    assert time.process_time() - began < 1
+    assert error.param == "prompt.variables"
 
 
 def test_a_missing_model_is_named() -> None:

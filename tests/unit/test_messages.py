@@ -24,6 +24,9 @@ PARTS = {
     "Figures",
     "Probe",
     "Turn",
+    "Sources",
+    "UsedPrompt",
+    "UsedHistory",
 }  # of messages, not sent alone
 
 

@@ -18,7 +18,7 @@ from schemas.catalogue import Catalogue, Deployment, Model
 from schemas.commands import RunInference, Target, Turn
 from schemas.errors import Gone, ModelNotFound
 from schemas.events import RunAccepted
-from schemas.replays import needs_of_replay, require_whole, target_of, to_job
+from schemas.replays import needs_of_replay, require_recorded, require_whole, target_of, to_job
 from tests.unit.test_transcripts import REQUEST, accepted, answer, finished
 
 ELSEWHERE = [Target("other/m2", "gpu")]
@@ -48,16 +48,18 @@ def test_a_replay_asks_the_same_of_another_model_in_a_sandbox() -> None:
 
 
 def test_a_request_that_was_not_recorded_can_not_be_replayed() -> None:
-    with pytest.raises(Gone, match="JAN_LOG_CONTENT"):
-        job_of(msgspec.structs.replace(accepted().command, request=None))
-
-
-def test_a_request_that_refers_to_a_prompt_or_conversation_can_not_be_replayed() -> None:
     command = accepted().command
-    with pytest.raises(Gone, match="refers to a stored prompt"):
-        require_whole(command, b'{"model":"m","prompt":{"id":"pmpt_1"}}')
-    with pytest.raises(Gone, match="went on with a conversation"):
-        require_whole(command, b'{"model":"m","conversation":"conv_1"}')
+    require_recorded(command)
+    for unsaid in ({"request": None}, {"content": "short"}):
+        with pytest.raises(Gone, match="JAN_LOG_CONTENT"):
+            require_recorded(msgspec.structs.replace(command, **unsaid))
+
+
+def test_a_request_that_refers_to_nobody_knows_what_can_not_be_replayed() -> None:
+    command = accepted().command
+    for referring in (b'{"prompt":{"id":"pmpt_1"}}', b'{"conversation":"conv_1"}'):
+        with pytest.raises(Gone, match="the log does not say what it was"):
+            require_whole(command, referring)
     for whole in (b'{"messages":[{"content":"a \\"prompt\\""}]}', b'{"prompt":null}', b"no JSON"):
         require_whole(command, whole)
     require_whole(accepted("completion").command, b'{"prompt":"once upon"}')

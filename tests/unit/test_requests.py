@@ -22,7 +22,8 @@ class FailingStore:
     async def delete(self, key: str) -> None:
         raise NotImplementedError
 
-    async def expire(self, folder: str, before: float) -> int:
+    async def expire(self, folder: str, before: float, prefix: str = "") -> int:
+        assert not prefix
         self.asked.append((folder, before))
         if len(self.asked) == 1:
             raise Unavailable("the store is away")

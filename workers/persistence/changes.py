@@ -121,17 +121,18 @@ async def _purge_users(connection: AsyncConnection, rows: Rows) -> None:
 
 
 async def _ask_erasures(connection: AsyncConnection, rows: Rows) -> None:
-    """Note what has to go from the log, for each tombstone of a thing of its own."""
+    """Note what has to go from the log, for each tombstone."""
     asked = [
         {
             "entity": row[column],
             "kind": table,
             "principal": row["principal"],
-            "asked_at": datetime.fromtimestamp(row["deleted_at"], UTC),
+            "within": row.get("conversation_id"),
+            "asked_at": datetime.fromtimestamp(at, UTC),
         }
         for table, column in _ERASED.items()
         for row in rows.get(table, ())
-        if row["deleted_at"]
+        if (at := row["deleted_at"] or row.get("revoked_at"))
     ]
     if asked:
         await connection.execute(_ASK_ERASURE, asked)
@@ -237,8 +238,15 @@ _ERASED: Final = {
     "projects": "id",
     "prompt_templates": "id",
     "deleted_users": "principal",
+    "conversation_items": "id",
+    "shares": "id",
 }
-_ASK_ERASURE: Final = insert(erasures).on_conflict_do_nothing()
+_ASK: Final = insert(erasures)
+_ASK_ERASURE: Final = _ASK.on_conflict_do_update(  # who comes back can be deleted again
+    index_elements=[erasures.c.entity],
+    set_={"asked_at": _ASK.excluded.asked_at, "done_at": None},
+    where=_ASK.excluded.asked_at > erasures.c.asked_at,
+)
 _DELETED_USERS: Final = select(deleted_users.c.principal, deleted_users.c.deleted_at).where(
     deleted_users.c.principal == any_(bindparam("named", type_=ARRAY(Text)))
 )

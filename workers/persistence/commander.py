@@ -26,7 +26,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bus import Bus
 from schemas import subjects
 from schemas.commands import BEGUN, Command, Reply, encode
-from schemas.errors import BusError, IdempotencyConflict, InvalidRequest, JanError, Unavailable
+from schemas.errors import (
+    BusError,
+    Gone,
+    IdempotencyConflict,
+    InvalidRequest,
+    JanError,
+    Unavailable,
+)
 from schemas.events import StateChanged, encode_event
 from schemas.queries import encode_failure
 from workers.persistence.changes import Effect, apply, encode_rows
@@ -94,8 +101,10 @@ class Commander:
             raise
         except JanError as error:
             return encode_failure(error)
+        if done.answer is None:
+            return encode_failure(Gone("what this made was deleted since", code="deleted"))
         seq = done.seq or await self.tell_log(done.event)
-        return encode(Reply(seq, msgspec.Raw(done.answer or b"null")))
+        return encode(Reply(seq, msgspec.Raw(done.answer)))
 
     async def tell_log(self, told: bytes | None) -> int:
         """Store a command's event; return its sequence."""

@@ -3,10 +3,12 @@
 A tombstone asks for it (`changes.apply` notes it in `erasures`). What runs did is told once more
 without its content, on `events.erased.<verb>`, so that usage stays counted when the tables are made
 anew; then the facts themselves are overwritten in the log, one by one, by their place in the index.
-Everything here can be done twice.
+What was deleted inside a conversation is taken out of its facts (redaction.py). Everything here can
+be done twice.
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -18,10 +20,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bus import Bus, ObjectStore, streams
 from schemas import subjects
-from schemas.commands import REQUESTS
-from schemas.errors import BusError
+from schemas.errors import JanError
 from schemas.events import decode_run_accepted, decode_run_finished, encode_event
-from workers.persistence import positions
+from schemas.objects import EXPORTS, exports_of, request_name, resolved_name
+from workers.persistence import positions, redaction
 from workers.persistence.database import Database, describe
 from workers.persistence.tables import (
     entity_events,
@@ -38,6 +40,8 @@ _EVERY: Final = 2.0  # seconds between looks
 _RUNS_AT_ONCE: Final = 500
 _SAID: Final = ("accepted", "finished")  # the facts about a run that have content
 _SECONDS: Final = 10.0  # of one read or write of the database
+_DELETIONS: Final = r"\.delete(_many)?$"  # names of commands whose answers have no content
+_EXPORTED: Final = ("conversations", "deleted_users")  # whose content exports may have
 _QUEUES: Final = (subjects.COMMANDS, subjects.JOBS)
 
 
@@ -48,6 +52,7 @@ class Asked(NamedTuple):
     kind: str  # conversations, stored_completions, deleted_users, …: the table of the tombstone
     principal: str
     asked_at: Any
+    within: str | None = None  # the conversation of an item or a share
 
 
 class Place(NamedTuple):
@@ -75,7 +80,7 @@ class Eraser:
                     self._emptied = False
                 if not self._emptied:
                     self._emptied = await self._empty_queues()
-            except (SQLAlchemyError, OSError, BusError) as error:
+            except (SQLAlchemyError, OSError, JanError) as error:
                 logger.warning("an erasure is tried again", error=describe(error))
             await asyncio.sleep(_EVERY)
 
@@ -84,7 +89,10 @@ class Eraser:
         async with self._database.connect(_SECONDS) as connection:
             due = [Asked(*row) for row in await connection.execute(_DUE)]
         for asked in due:
-            await self._erase(asked)
+            if asked.within is None:
+                await self._erase(asked)
+        for within, principal in {(one.within, one.principal) for one in due if one.within}:
+            await self._erase_parts(within, principal)
         return len(due)
 
     async def _erase(self, asked: Asked) -> None:
@@ -93,16 +101,58 @@ class Eraser:
             places = await _find_places(connection, asked, run_ids)
         for place in places:
             await self._erase_fact(place)
-        for run_id in run_ids:
-            for name in (run_id, f"{run_id}.resolved"):
-                await self._objects.delete(f"{REQUESTS}/{name}")
-            await self._erase_frames(run_id)
+        await self._erase_runs(run_ids)
+        if asked.kind in _EXPORTED:
+            await self._erase_exports(asked.principal)
         async with self._database.connect(_SECONDS) as connection:
             await _forget(connection, asked, run_ids, places)
             if len(run_ids) < _RUNS_AT_ONCE:
                 await connection.execute(_DONE, {"which": asked.entity})
             await connection.commit()
         logger.info("erased", what=asked.kind, id=asked.entity, facts=len(places))
+
+    async def _erase_parts(self, within: str, principal: str) -> None:
+        """Erase what was deleted inside a conversation, and what its runs say of it."""
+        async with self._database.connect(_SECONDS) as connection:
+            parts = await redaction.find_parts(connection, within)
+            seqs = await redaction.find_facts(connection, parts)
+            places = await _find_said(connection, parts.run_ids)
+        redacted = [seq for seq in seqs if await self._redact(seq, parts)]
+        for place in places:
+            await self._erase_fact(place)
+        await self._erase_runs(parts.run_ids)
+        await self._erase_exports(principal)
+        places += [Place(seq, "", None) for seq in redacted]
+        async with self._database.connect(_SECONDS) as connection:
+            await _forget_places(connection, parts.run_ids, places)
+            await redaction.note_done(connection, parts, redacted)
+            await connection.commit()
+        logger.info("erased", what="parts", id=within, parts=len(parts.ids), facts=len(places))
+
+    async def _redact(self, seq: int, parts: redaction.Parts) -> bool:
+        """Tell a fact once more without what was deleted, if it has that, and overwrite it."""
+        stored = await self._bus.message_at(subjects.EVENTS, seq)
+        without = redaction.redact(stored.data, parts.ids) if stored is not None else None
+        if stored is None or without is None:
+            return False
+        await self._bus.store(
+            stored.subject,
+            encode_event(without),
+            msg_id=f"EVENTS:redacted:{without.command}:{seq}",
+        )
+        await streams.erase(self._bus, subjects.EVENTS, seq)
+        return True
+
+    async def _erase_runs(self, run_ids: Sequence[str]) -> None:
+        """What runs were asked and what they generated, where it lies for a day and for an hour."""
+        for run_id in run_ids:
+            for name in (request_name(run_id), resolved_name(run_id)):
+                await self._objects.delete(name)
+            await self._erase_frames(run_id)
+
+    async def _erase_exports(self, principal: str) -> None:
+        """Exports hold all of a principal's conversations, as they were."""
+        await self._objects.expire(EXPORTS, time.time(), exports_of(principal))
 
     async def _erase_fact(self, place: Place) -> None:
         stored = await self._bus.message_at(subjects.EVENTS, place.seq)
@@ -136,7 +186,9 @@ def to_content_free(verb: str, data: bytes) -> bytes | None:
     """A run's fact without what was said; None if nothing of it has to stay."""
     if verb == "accepted":
         event = decode_run_accepted(data)
-        command = msgspec.structs.replace(event.command, request=None, request_ref=None)
+        command = msgspec.structs.replace(
+            event.command, request=None, request_ref=None, sources=None
+        )
         return encode_event(msgspec.structs.replace(event, command=command))
     if verb == "finished":
         finished = decode_run_finished(data)
@@ -170,9 +222,7 @@ async def _find_places(
     connection: AsyncConnection, asked: Asked, run_ids: Sequence[str]
 ) -> list[Place]:
     """Where what was said lies in the log. That it was deleted stays told."""
-    of_runs = select(run_events.c.seq, run_events.c.verb, run_events.c.run_id).where(
-        run_events.c.run_id.in_(run_ids), run_events.c.verb.in_(_SAID)
-    )
+    runs_said = await _find_said(connection, run_ids)
     table = entity_events.c
     if asked.kind == "deleted_users":
         about = and_(table.principal == asked.principal, table.at <= asked.asked_at)
@@ -180,15 +230,22 @@ async def _find_places(
         shared = select(shares.c.id).where(shares.c.conversation_id == asked.entity)
         about = or_(table.entity == asked.entity, table.entity.in_(shared))
     of_entity = select(table.seq, table.verb).where(about, ~table.verb.like("%deleted"))
-    runs_said = [Place(row.seq, row.verb, row.run_id) for row in await connection.execute(of_runs)]
     others = [Place(row.seq, row.verb, None) for row in await connection.execute(of_entity)]
     return runs_said + others
 
 
-async def _forget(
-    connection: AsyncConnection, asked: Asked, run_ids: Sequence[str], places: Sequence[Place]
+async def _find_said(connection: AsyncConnection, run_ids: Sequence[str]) -> list[Place]:
+    """Where what runs were asked and what they answered lies in the log."""
+    of_runs = select(run_events.c.seq, run_events.c.verb, run_events.c.run_id).where(
+        run_events.c.run_id.in_(run_ids), run_events.c.verb.in_(_SAID)
+    )
+    return [Place(row.seq, row.verb, row.run_id) for row in await connection.execute(of_runs)]
+
+
+async def _forget_places(
+    connection: AsyncConnection, run_ids: Sequence[str], places: Sequence[Place]
 ) -> None:
-    """Forget where the facts were, and what commands were answered."""
+    """Forget where facts were."""
     of_runs = [place.seq for place in places if place.run_id is not None]
     of_entities = [place.seq for place in places if place.run_id is None]
     await connection.execute(
@@ -197,23 +254,35 @@ async def _forget(
     await connection.execute(delete(entity_events).where(entity_events.c.seq.in_(of_entities)))
     await positions.note_erased(connection, of_runs + of_entities)
     await connection.execute(update(runs).where(runs.c.run_id.in_(run_ids)).values(error=None))
+
+
+async def _forget(
+    connection: AsyncConnection, asked: Asked, run_ids: Sequence[str], places: Sequence[Place]
+) -> None:
+    """Forget where the facts were, and what commands were answered but that it was deleted."""
+    await _forget_places(connection, run_ids, places)
     done = processed_commands.c
     about = done.entity == asked.entity
     if asked.kind == "deleted_users":
         about = and_(done.principal == asked.principal, done.at <= asked.asked_at)
     await connection.execute(
-        update(processed_commands).where(about, done.seq.is_not(None)).values(answer=None)
+        update(processed_commands)
+        .where(about, done.seq.is_not(None), ~done.name.regexp_match(_DELETIONS))
+        .values(answer=None)
     )
 
 
-# A run that is still at work would write more: it is waited for, as long as it can take.
+# A run that is still at work would write more: it is waited for, as long as it can take. So are
+# facts about the conversation of an item or a share that the log is still to be told.
 _DUE = text(
-    "SELECT entity, kind, principal, asked_at FROM erasures AS e"
+    "SELECT entity, kind, principal, asked_at, within FROM erasures AS e"
     " WHERE done_at IS NULL AND asked_at < now() - interval '2 seconds' AND NOT EXISTS ("
     "  SELECT 1 FROM runs AS r WHERE r.status IN ('accepted', 'running')"
     "  AND r.accepted_at > now() - interval '1 hour'"
     "  AND (r.conversation_id = e.entity"
     "   OR (e.kind = 'deleted_users' AND r.principal = e.principal)))"
+    " AND NOT EXISTS ("
+    "  SELECT 1 FROM processed_commands AS p WHERE p.entity = e.within AND p.event IS NOT NULL)"
     " ORDER BY asked_at LIMIT 20"
 )
 _DONE = (

@@ -67,7 +67,12 @@ runs = Table(
     Column("project_id", Text),
     Column("trace_id", Text),  # of the client's traceparent
     Index(None, "principal", "accepted_at"),
-    Index(None, "principal", "run_id"),
+    # One's own list, however it is filtered: what the filters need is read from the index itself.
+    Index(None, "principal", "run_id", "status", "kind", "model"),
+    # Everybody's: of what nearly all have, the newest are found without an index.
+    Index(None, "status", "run_id", postgresql_where=text("status <> 'completed'")),
+    Index(None, "kind", "run_id", postgresql_where=text("kind <> 'chat'")),
+    Index(None, "model", "run_id"),
     Index(None, "request_id"),
     Index(None, "conversation_id"),
     Index(None, "trace_id", postgresql_where=text("trace_id IS NOT NULL")),
@@ -111,15 +116,18 @@ entity_events = Table(
     Index(None, "principal", "seq"),
 )
 
-# What was deleted and has to go from the log too (erasure.py): one row for each tombstone.
+# What was deleted and has to go from the log too (erasure.py): one row for each tombstone. An item
+# or a share lies in facts about its conversation, beside what stays (`within`).
 erasures = Table(
     "erasures",
     metadata,
     Column("entity", Text, primary_key=True),
     Column("kind", Text, nullable=False),  # the table of the tombstone
     Column("principal", Text, nullable=False),
+    Column("within", Text),
     Column("asked_at", _At, nullable=False),
     Column("done_at", _At),
+    Index(None, "within", postgresql_where=text("done_at IS NULL")),
     Index(None, "asked_at", postgresql_where=text("done_at IS NULL")),
 )
 

@@ -19,10 +19,11 @@ from schemas import frames, ids, subjects
 from schemas.api.items import Item
 from schemas.api.response_tools import McpTool
 from schemas.api.responses import to_object
-from schemas.commands import MAX_EMBEDDED, REQUESTS, RunInference, encode
+from schemas.commands import MAX_EMBEDDED, RunInference, encode
 from schemas.errors import BusError, Cancelled, InternalError, InvalidRequest, JanError, QueueFull
 from schemas.events import encode_run_accepted
 from schemas.history import History
+from schemas.objects import request_name
 from schemas.responses.calls import ToolCall
 from schemas.responses.chat import to_chat
 from schemas.responses.fold import ResponseFold
@@ -219,7 +220,7 @@ class Response(LongRun):
         """The step with its request in it, or with where a large one lies."""
         if len(body) <= MAX_EMBEDDED:
             return msgspec.structs.replace(step, request=msgspec.Raw(body))
-        reference = f"{REQUESTS}/{step.run_id}"
+        reference = request_name(step.run_id)
         await self._office.objects.put(reference, body)
         return msgspec.structs.replace(step, request_ref=reference)
 

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 import structlog
 
 from bus import ObjectStore
-from schemas.commands import REQUESTS
 from schemas.errors import Unavailable
+from schemas.objects import REQUESTS
 from workers.runtime import beside
 
 logger = structlog.get_logger()

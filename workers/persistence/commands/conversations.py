@@ -299,6 +299,7 @@ def bury_item(item: Row, at: float) -> Row:
     return item | {
         "version": item["version"] + 1,
         "content": None,
+        "text": None,
         "call_id": None,
         "deleted_at": at,
     }

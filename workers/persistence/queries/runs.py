@@ -54,8 +54,8 @@ async def get_run(connection: AsyncConnection, ask: AskRun) -> RunFacts:
 async def list_runs(connection: AsyncConnection, ask: AskRuns) -> RunList:
     """A page of runs, by their age. Raises InvalidRequest if there is no run to go on from.
 
-    Each of `principal`, `conversation_id` and the moments is found by an index; what else is asked
-    for is looked for among those.
+    An index finds each of `principal`, `status`, `kind`, `model`, `conversation_id` and the
+    moments; a principal's list is filtered by the other columns in the index itself.
     """
     for param, cursor in (("after", ask.after_id), ("before", ask.before_id)):
         if cursor is not None:

@@ -31,6 +31,8 @@ async def get_context(connection: AsyncConnection, ask: AskContext) -> Context:
     of_branch = and_(
         table.conversation_id == ask.conversation, is_in(segments), table.deleted_at.is_(None)
     )
+    if ask.upto is not None:
+        of_branch = and_(of_branch, table.position <= ask.upto)
     about = select(
         conversations.c.active_branch, conversations.c.instruction, conversations.c.project_id
     ).where(is_owned(ask.conversation, ask.principal))
@@ -48,6 +50,7 @@ async def get_context(connection: AsyncConnection, ask: AskContext) -> Context:
         branch=ask.branch or found.active_branch,
         head=outline[0].position if outline else -1,
         messages=msgspec.Raw(encode(to_messages(items))),
+        items=len(items),
         instruction=found.instruction,
         project=found.project_id,
         images=has_images(items),

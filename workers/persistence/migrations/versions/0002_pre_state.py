@@ -128,9 +128,16 @@ def upgrade() -> None:
         sa.Column("entity", sa.Text, nullable=False),
         sa.Column("kind", sa.Text, nullable=False),
         sa.Column("principal", sa.Text, nullable=False),
+        sa.Column("within", sa.Text),
         sa.Column("asked_at", _AT, nullable=False),
         sa.Column("done_at", _AT),
         sa.PrimaryKeyConstraint("entity", name="pk_erasures"),
+    )
+    op.create_index(
+        "ix_erasures_within",
+        "erasures",
+        ["within"],
+        postgresql_where=sa.text("done_at IS NULL"),
     )
     op.create_index(
         "ix_erasures_asked_at",
@@ -278,12 +285,32 @@ def upgrade() -> None:
     op.add_column("runs", sa.Column("project_id", sa.Text))
     op.create_index("ix_runs_conversation_id", "runs", ["conversation_id"])
     op.create_index("ix_runs_accepted_at", "runs", ["accepted_at"])
-    op.create_index("ix_runs_principal_run_id", "runs", ["principal", "run_id"])
+    op.create_index(
+        "ix_runs_principal_run_id_status_kind_model",
+        "runs",
+        ["principal", "run_id", "status", "kind", "model"],
+    )
+    op.create_index(
+        "ix_runs_status_run_id",
+        "runs",
+        ["status", "run_id"],
+        postgresql_where=sa.text("status <> 'completed'"),
+    )
+    op.create_index(
+        "ix_runs_kind_run_id",
+        "runs",
+        ["kind", "run_id"],
+        postgresql_where=sa.text("kind <> 'chat'"),
+    )
+    op.create_index("ix_runs_model_run_id", "runs", ["model", "run_id"])
 
 
 def downgrade() -> None:
     """Take them away, with what is in them."""
-    op.drop_index("ix_runs_principal_run_id", table_name="runs")
+    op.drop_index("ix_runs_model_run_id", table_name="runs")
+    op.drop_index("ix_runs_kind_run_id", table_name="runs")
+    op.drop_index("ix_runs_status_run_id", table_name="runs")
+    op.drop_index("ix_runs_principal_run_id_status_kind_model", table_name="runs")
     op.drop_index("ix_runs_accepted_at", table_name="runs")
     op.drop_index("ix_runs_conversation_id", table_name="runs")
     op.drop_column("runs", "project_id")

@@ -1,7 +1,7 @@
 """A real worker of the loop in a test's own process, and who asks it and reads."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ import msgspec
 
 from bus import Bus, open_bus
 from schemas import frames, ids, subjects
-from schemas.commands import RunInference, Target, encode
+from schemas.commands import CancelRun, RunInference, Target, encode
 from schemas.history import History
 from schemas.responses.fold import ResponseFold
 from tests.support.inference import EDGE, MODEL
@@ -75,6 +75,23 @@ class Client:
             encode(job),
             msg_id=f"JOBS:response:{job.run_id}:{step}",
         )
+
+    async def cancel(self, run_id: str) -> None:
+        """Cancel a response."""
+        await self.bus.store(
+            subjects.cancel(run_id), encode(CancelRun(run_id, "the test wants it"))
+        )
+
+    async def until(
+        self, run_id: str, enough: Callable[[Told], bool], timeout: float = 20.0
+    ) -> Told:
+        """Read until it is enough."""
+        until = time.time() + timeout
+        while time.time() < until:
+            told = await self.read(run_id)
+            if enough(told):
+                return told
+        raise TimeoutError(run_id)
 
     async def read(self, run_id: str, after: int = -1) -> Told:
         """Read what is stored of a response."""

@@ -46,7 +46,7 @@ class Client:
     bus: Bus
     observer: Bus
 
-    async def create(self, text: str = "hello", *, deadline: float = 60.0, **body: Any) -> str:
+    async def create(self, asked: str = "hello", /, *, deadline: float = 60.0, **body: Any) -> str:
         """Put a response into the queue; return its run's id."""
         now = time.time()
         job = RunInference(
@@ -62,7 +62,7 @@ class Client:
             stream=True,
             background=bool(body.get("background")),
             store=body.get("store", True),
-            request=msgspec.Raw(encode({"model": MODEL, "input": text} | body)),
+            request=msgspec.Raw(encode({"model": MODEL, "input": asked} | body)),
         )
         await self.send(job)
         return job.run_id

@@ -28,6 +28,7 @@ AREAS = {
     "models": "Models",
     "chat": "Chat completions",
     "messages": "Messages (Anthropic's form)",
+    "responses": "Responses",
     "completions": "Completions (legacy)",
     "embeddings": "Embeddings",
     "errors": "Errors",
@@ -96,6 +97,22 @@ REQUIREMENTS: dict[str, Requirement] = {
     "messages.survive": R("kill -9 of a worker: a streamed message is what it would be", SERVER),
     "messages.cancel": R("a cancel stops a message", SERVER),
     "messages.idempotency": R("a repeat under one Idempotency-Key is the same message", SERVER),
+    "responses.create": R("POST /v1/responses answers with a response", OPENAI),
+    "responses.object": R(
+        "a response has the fields that OpenAI and Open Responses require, always", "Open Responses"
+    ),
+    "responses.stream": R("a stream's events are typed, in order and numbered from 0", OPENAI),
+    "responses.stream.whole": R("a stream that is left can be read to its end on any edge", SERVER),
+    "responses.parse": R("an answer has the form of a JSON schema", SDK),
+    "responses.functions": R("a function of the client's is called, and its output taken", OPENAI),
+    "responses.functions.stream": R("a call's arguments are streamed", OPENAI),
+    "responses.tool_choice": R("tool_choice is kept to, allowed_tools included", "Open Responses"),
+    "responses.background.stream": R(
+        "a background stream is read on with starting_after, from any number", OPENAI
+    ),
+    "responses.errors": R("what is wrong with a request is a 4xx that names the field", OPENAI),
+    "responses.input_tokens": R("POST /v1/responses/input_tokens counts an input", OPENAI),
+    "responses.compact": R("POST /v1/responses/compact gives an input in short", OPENAI),
     "completions.complete": R("POST /v1/completions answers with text choices", OPENAI),
     "completions.stream": R("a completion is streamed in text_completion chunks", OPENAI),
     "embeddings.float": R("float embeddings are lists of numbers, one per input, in order", OPENAI),

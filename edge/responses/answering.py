@@ -1,13 +1,16 @@
 """A response on HTTP: its events as they come, or the object at its end."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from edge.inbox import Inbox
+from edge.responses.compaction import to_compaction
 from edge.responses.reader import ResponseReader
 from edge.sse import Answering, Source
 from schemas import frames
+from schemas.api.items import Item
 from schemas.errors import JanError
 from schemas.responses.story import Ended, decode_entry
 
@@ -22,6 +25,27 @@ class _Failed(msgspec.Struct):
 
 
 _decode_failed = msgspec.json.Decoder(_Failed).decode
+
+
+@dataclass(frozen=True, slots=True)
+class CountAnswering(Answering):
+    """One question for tokens being answered."""
+
+    async def _send_json(self, body: bytes) -> None:
+        told = msgspec.json.decode(body) | {"object": "response.input_tokens"}
+        await Answering._send_json(self, msgspec.json.encode(told))
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionAnswering(Answering):
+    """One compaction being answered; `items` are what was compacted."""
+
+    items: Sequence[Item] = ()
+    sealing_key: str = ""
+
+    async def _send_json(self, body: bytes) -> None:
+        told = to_compaction(body, self.run.run_id, self.items, self.sealing_key)
+        await Answering._send_json(self, msgspec.json.encode(told))
 
 
 @dataclass(frozen=True, slots=True)

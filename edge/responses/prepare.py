@@ -7,6 +7,7 @@ import msgspec
 
 from edge.orders import Order
 from edge.prompts import render
+from edge.responses.compaction import INSTRUCTION, to_words
 from edge.runs import Runs
 from edge.stored import Stored
 from schemas.api import responses as api
@@ -14,13 +15,20 @@ from schemas.api.chat import ConversationRef
 from schemas.api.fields import require_stream
 from schemas.api.items import MAX_ITEMS_BYTES, Item
 from schemas.api.needs import Needs
-from schemas.api.response_tools import McpTool
+from schemas.api.response_tools import FunctionTool, McpTool
 from schemas.commands import Turn, encode
 from schemas.errors import InvalidRequest
 from schemas.queries import decode_answer
 from schemas.queries.conversations import AskContext, Context
 from schemas.queries.responses import AskResponseContext, ResponseContext
-from schemas.responses.prepared import Prepared, input_items, references
+from schemas.responses.chat import to_function, to_history
+from schemas.responses.prepared import (
+    Prepared,
+    PreparedRequest,
+    decode_prepared,
+    input_items,
+    references,
+)
 from schemas.sealing import is_sealed, seal
 
 _NOBODY: Final = "run_" + "0" * 26  # whose items are only looked at
@@ -35,7 +43,7 @@ class Preparation:
     def __init__(self, runs: Runs, stored: Stored, sealing_key: str) -> None:
         self._runs = runs
         self._stored = stored
-        self._sealing_key = sealing_key
+        self.sealing_key = sealing_key
 
     async def to_order(self, body: bytes, principal: str, *, stream: bool) -> Order:
         """Check a request, and read what it refers to.
@@ -53,7 +61,7 @@ class Preparation:
         _require_content(request)
         prepared = Prepared()
         await self._go_on_from_items(request, prepared, principal)
-        items = input_items(request, _NOBODY, prepared.referred)
+        items = self._read_input(request, prepared, fields)
         turn = await self._go_on_from_conversation(request, prepared, principal)
         needs = needs_of(request, [*prepared.context, *items])
         prepared.in_words = self._needs_words(request, needs)
@@ -76,6 +84,58 @@ class Preparation:
             background=bool(request.background),
         )
 
+    async def to_count(self, body: bytes, principal: str) -> Order:
+        """Check a question for how many tokens a request would take. Raises as `to_order`."""
+        request, items, prepared = await self._look_at(body, principal)
+        chat: dict[str, Any] = {"model": request.model, "messages": to_history(request, items)}
+        functions = [tool for tool in request.to_tools() if isinstance(tool, FunctionTool)]
+        if functions:
+            chat["tools"] = [to_function(tool) for tool in functions]
+        return Order(
+            kind="count",
+            model=request.model,
+            body=encode(chat),
+            needs=needs_of(request, [*prepared.context, *items]),
+        )
+
+    async def to_summary(self, body: bytes, principal: str) -> tuple[Order, list[Item]]:
+        """Check a request for a compaction: the chat that makes it, and the input's items."""
+        request, items, prepared = await self._look_at(body, principal)
+        messages = to_history(request, items)
+        messages.append({"role": "user", "content": INSTRUCTION})
+        order = Order(
+            kind="chat",
+            model=request.model,
+            body=encode({"model": request.model, "messages": messages}),
+            needs=needs_of(request, [*prepared.context, *items]),
+        )
+        return order, items
+
+    async def _look_at(
+        self, body: bytes, principal: str
+    ) -> tuple[PreparedRequest, list[Item], Prepared]:
+        """A request with what it refers to, of which no response is made."""
+        request = decode_prepared(body)
+        _require_content(request)
+        prepared = request.prepared = Prepared()
+        await self._go_on_from_items(request, prepared, principal)
+        await self._go_on_from_conversation(request, prepared, principal)
+        return request, self._read_input(request, prepared, {}), prepared
+
+    def _read_input(
+        self,
+        request: api.ResponseRequest,
+        prepared: Prepared,
+        fields: dict[str, msgspec.Raw],
+    ) -> list[Item]:
+        """The input's items; where it has compactions, the job gets what they say."""
+        items = input_items(request, _NOBODY, prepared.referred)
+        prepared.context = to_words(prepared.context, self.sealing_key, "previous_response_id")
+        worded = to_words(items, self.sealing_key, "input")
+        if worded != items:
+            fields["input"] = msgspec.Raw(encode(worded))
+        return worded
+
     def _without_secrets(
         self, fields: dict[str, msgspec.Raw], request: api.ResponseRequest
     ) -> dict[str, msgspec.Raw] | None:
@@ -97,7 +157,7 @@ class Preparation:
         return tool
 
     def _seal(self, text: str) -> str:
-        return text if is_sealed(text) else seal(self._sealing_key, text)
+        return text if is_sealed(text) else seal(self.sealing_key, text)
 
     async def _render(
         self, request: api.ResponseRequest, fields: dict[str, msgspec.Raw], principal: str

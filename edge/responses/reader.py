@@ -41,11 +41,11 @@ class ResponseReader:
     async def next(self, until: float) -> bytes:
         """Wait for events. Empty once `until` has passed, all were told or the reader closed."""
         while True:
-            if self._entries:
-                self.story.feed(self._entries.popleft())
-            elif self.story.step is not None:
+            if self.story.step is not None:
                 if not await self._read_step(self.story.step, until):
                     return b""
+            elif self._entries:
+                self.story.feed(self._entries.popleft())
             elif not await self._read_entries(until):
                 return b""
             told = self.story.take()

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from edge.generation import answer, first_wanted, query, read_body, send_json, to_caller, to_note
 from edge.requests import answer_json, read_paging, stored_of
-from edge.responses.answering import ResponseAnswering
+from edge.responses.answering import CompactionAnswering, CountAnswering, ResponseAnswering
 from edge.responses.lookup import to_queued
 from edge.state import state_of
 from schemas import writes
@@ -43,6 +43,48 @@ class Create:
             return
         answering = ResponseAnswering(
             run, runs.options, receive, send, caller.request_id, started, inbox=state["inbox"]
+        )
+        await answer(runs, answering)
+
+
+class CountTokens:
+    """POST /v1/responses/input_tokens: how many tokens a request's input would take."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        started = time.perf_counter()
+        body = await read_body(receive)
+        if body is None:
+            return
+        state, caller = state_of(scope), to_caller(scope)
+        runs = state["runs"]
+        run = await runs.accept(await state["preparation"].to_count(body, caller.principal), caller)
+        answering = CountAnswering(run, runs.options, receive, send, caller.request_id, started)
+        await answer(runs, answering)
+
+
+class Compact:
+    """POST /v1/responses/compact: a long input as its user's words and a sealed summary."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        started = time.perf_counter()
+        body = await read_body(receive)
+        if body is None:
+            return
+        state, caller = state_of(scope), to_caller(scope)
+        runs, preparation = state["runs"], state["preparation"]
+        order, items = await preparation.to_summary(body, caller.principal)
+        run = await runs.accept(order, caller)
+        answering = CompactionAnswering(
+            run,
+            runs.options,
+            receive,
+            send,
+            caller.request_id,
+            started,
+            items=items,
+            sealing_key=preparation.sealing_key,
         )
         await answer(runs, answering)
 
@@ -119,6 +161,8 @@ class _Known(msgspec.Struct):
 _ONE: Final = "/v1/responses/{id}"
 ROUTES: list[BaseRoute] = [
     Route("/v1/responses", Create(), methods=["POST"]),
+    Route("/v1/responses/input_tokens", CountTokens(), methods=["POST"]),
+    Route("/v1/responses/compact", Compact(), methods=["POST"]),
     Route(_ONE, Retrieve(), methods=["GET"]),
     Route(_ONE, delete_response, methods=["DELETE"]),
     Route(f"{_ONE}/cancel", cancel_response, methods=["POST"]),

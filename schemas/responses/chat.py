@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from schemas.api.history import to_messages
-from schemas.api.response_tools import Choice
+from schemas.api.response_tools import Choice, FunctionTool
 from schemas.api.responses import JsonObjectFormat, JsonSchemaFormat
 from schemas.responses.fold import ResponseFold
 from schemas.responses.output import Item
@@ -43,6 +43,17 @@ def to_chat(
     if offers and not last:
         fields |= _to_tools(request, offers, fold)
     return msgspec.json.encode(fields)
+
+
+def to_function(tool: FunctionTool) -> dict[str, Any]:
+    """A function of the client's as chat has it."""
+    told: dict[str, Any] = {"name": tool.name}
+    if tool.description:
+        told["description"] = tool.description
+    told["parameters"] = tool.parameters or {"type": "object", "properties": {}}
+    if tool.strict is not None:
+        told["strict"] = tool.strict
+    return {"type": "function", "function": told}
 
 
 def to_history(request: PreparedRequest, items: Sequence[Item]) -> list[Message]:

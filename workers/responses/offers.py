@@ -17,6 +17,7 @@ from schemas.api.response_tools import (
     WebSearchTool,
 )
 from schemas.errors import InvalidRequest
+from schemas.responses.chat import to_function
 from schemas.responses.output import Item
 from schemas.responses.story import Offer
 from schemas.tools import Tool as ServerTool
@@ -134,14 +135,9 @@ class Offers:
             )
 
     def _add_function(self, tool: FunctionTool) -> None:
-        told: dict[str, Any] = {"name": tool.name}
-        if tool.description:
-            told["description"] = tool.description
-        told["parameters"] = tool.parameters or {"type": "object", "properties": {}}
-        if tool.strict is not None:
-            told["strict"] = tool.strict
         if self._choice.allows(tool.name):
-            self._put(Offer(tool.name, "function", _to_definition(told)))
+            definition = msgspec.Raw(_encode(to_function(tool)))
+            self._put(Offer(tool.name, "function", definition))
 
     def _add_hosted(
         self, tool: WebSearchTool | FileSearchTool | CodeInterpreterTool, param: str

@@ -1,0 +1,311 @@
+"""/v1/responses with the real SDK: created, streamed, parsed, gone on with, in the background."""
+
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from openai.types.responses import ResponseStreamEvent
+from pydantic import BaseModel
+
+from cli.launch import LaunchedServer
+from tests.acceptance.conftest import SCRIPTED, SIMULATED, SLASHED
+from tests.support.server import openai_client
+
+WEATHER: Any = {
+    "type": "function",
+    "name": "get_weather",
+    "description": "The weather of a city.",
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"type": "string"}},
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+    "strict": True,
+}
+REQUIRED = [
+    "id",
+    "object",
+    "created_at",
+    "completed_at",
+    "status",
+    "incomplete_details",
+    "model",
+    "previous_response_id",
+    "instructions",
+    "output",
+    "error",
+    "tools",
+    "tool_choice",
+    "truncation",
+    "parallel_tool_calls",
+    "text",
+    "top_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "top_logprobs",
+    "temperature",
+    "reasoning",
+    "usage",
+    "max_output_tokens",
+    "max_tool_calls",
+    "store",
+    "background",
+    "service_tier",
+    "metadata",
+    "safety_identifier",
+    "prompt_cache_key",
+]
+
+
+def numbers_of(events: list[ResponseStreamEvent]) -> list[int]:
+    return [event.sequence_number for event in events]
+
+
+@pytest.mark.requirement("responses.create")
+def test_a_response_is_created_whole(client: openai.OpenAI) -> None:
+    response = client.responses.create(model=SIMULATED, input="Say something.", metadata={"a": "b"})
+    assert response.status == "completed"
+    assert response.output_text
+    assert response.id.startswith("resp_")
+    assert response.usage is not None
+    assert response.usage.total_tokens == response.usage.input_tokens + response.usage.output_tokens
+    assert response.metadata == {"a": "b"}
+
+
+@pytest.mark.requirement("responses.object")
+def test_the_object_has_all_fields_of_both_specifications(http: httpx.Client) -> None:
+    asked = {"model": SIMULATED, "input": "Say something."}
+    body = http.post("/v1/responses", json=asked).raise_for_status().json()
+    assert not [name for name in REQUIRED if name not in body]
+    assert body["temperature"] == 1.0
+    assert body["truncation"] == "disabled"
+    assert body["text"]["format"] == {"type": "text"}
+
+
+@pytest.mark.requirement("responses.stream")
+def test_a_streams_events_are_typed_in_order_and_numbered(client: openai.OpenAI) -> None:
+    events = list(client.responses.create(model=SIMULATED, input="Go on.", stream=True))
+    assert numbers_of(events) == list(range(len(events)))
+    kinds = [event.type for event in events]
+    assert kinds[:4] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+    ]
+    assert kinds[-4:] == [
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.completed",
+    ]
+    assert set(kinds[4:-4]) == {"response.output_text.delta"}
+    last = events[-1]
+    assert last.type == "response.completed"
+    said = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert last.response.output_text == said
+
+
+@pytest.mark.requirement("responses.parse")
+@pytest.mark.parametrize("model", [SIMULATED, SLASHED])
+def test_an_answer_is_parsed_by_its_schema(client: openai.OpenAI, model: str) -> None:
+    class Answer(BaseModel):
+        city: str
+        degrees: int
+
+    if model == SLASHED:  # it can't be held to a schema, and the simulated one never obeys words
+        refused = client.responses.create(
+            model=model,
+            input="Say something.",
+            text={
+                "format": {
+                    "type": "json_schema",
+                    "name": "answer",
+                    "schema": Answer.model_json_schema(),
+                }
+            },
+        )
+        assert refused.status == "completed"
+        assert len(refused.output) == 1
+        return
+    parsed = client.responses.parse(model=model, input="How warm is it?", text_format=Answer)
+    assert isinstance(parsed.output_parsed, Answer)
+
+
+@pytest.mark.requirement("responses.functions")
+def test_a_function_is_called_and_its_output_gone_on_with(client: openai.OpenAI) -> None:
+    asked: Any = [{"role": "user", "content": "Ask get_weather."}]
+    first = client.responses.create(model=SIMULATED, input=asked, tools=[WEATHER])
+    (call,) = first.output
+    assert call.type == "function_call"
+    assert call.name == "get_weather"
+    answered: Any = {
+        "type": "function_call_output",
+        "call_id": call.call_id,
+        "output": "nine degrees",
+    }
+    second = client.responses.create(
+        model=SIMULATED, input=[*asked, call.model_dump(), answered], tools=[WEATHER]
+    )
+    assert "nine degrees" in second.output_text
+
+
+@pytest.mark.requirement("responses.functions.stream")
+def test_a_calls_arguments_are_streamed(client: openai.OpenAI) -> None:
+    with client.responses.stream(
+        model=SIMULATED, input="Ask get_weather.", tools=[WEATHER]
+    ) as stream:
+        events = list(stream)
+        final = stream.get_final_response()
+    deltas = [
+        event.delta for event in events if event.type == "response.function_call_arguments.delta"
+    ]
+    (call,) = final.output
+    assert call.type == "function_call"
+    assert "".join(deltas) == call.arguments
+
+
+@pytest.mark.requirement("responses.tool_choice")
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "required",
+        {"type": "function", "name": "get_weather"},
+        {
+            "type": "allowed_tools",
+            "mode": "required",
+            "tools": [{"type": "function", "name": "get_weather"}],
+        },
+    ],
+)
+def test_a_tool_that_must_be_called_is(client: openai.OpenAI, choice: Any) -> None:
+    other = {**WEATHER, "name": "another"}
+    tools = [WEATHER] if choice == "required" else [WEATHER, other]
+    response = client.responses.create(
+        model=SIMULATED, input="Hello.", tools=tools, tool_choice=choice
+    )
+    assert [getattr(item, "name", None) for item in response.output] == ["get_weather"]
+    assert response.tool_choice is not None
+
+
+@pytest.mark.requirement("responses.tool_choice")
+def test_no_tool_is_called_if_none_may(client: openai.OpenAI) -> None:
+    response = client.responses.create(
+        model=SIMULATED, input="Ask get_weather.", tools=[WEATHER], tool_choice="none"
+    )
+    assert [item.type for item in response.output] == ["message"]
+
+
+@pytest.mark.requirement("responses.background.stream")
+def test_a_background_stream_is_read_on_from_every_number_at_any_edge(
+    server: LaunchedServer, client: openai.OpenAI, api_key: str
+) -> None:
+    whole = list(
+        client.responses.create(model=SIMULATED, input="Go on.", background=True, stream=True)
+    )
+    assert [event.type for event in whole[:3]] == [
+        "response.created",
+        "response.queued",
+        "response.in_progress",
+    ]
+    first = whole[0]
+    assert first.type == "response.created"
+    other = openai_client(server.edges[1], api_key)
+    for after in range(0, len(whole), 5):
+        rest = list(other.responses.retrieve(first.response.id, stream=True, starting_after=after))
+        assert rest == whole[after + 1 :]
+
+
+@pytest.mark.requirement("responses.stream.whole")
+def test_a_stream_that_is_left_can_be_read_to_its_end_elsewhere(
+    server: LaunchedServer, client: openai.OpenAI, api_key: str
+) -> None:
+    events = []
+    with client.responses.create(model=SCRIPTED, input="Go on.", stream=True) as stream:
+        for event in stream:
+            events.append(event)
+            if len(events) == 6:
+                break
+    created = events[0]
+    assert created.type == "response.created"
+    other = openai_client(server.edges[1], api_key)
+    rest = other.responses.retrieve(
+        created.response.id, stream=True, starting_after=events[-1].sequence_number
+    )
+    events += list(rest)
+    assert numbers_of(events) == list(range(len(events)))
+    assert events[-1].type == "response.completed"
+
+
+@pytest.mark.requirement("responses.errors")
+@pytest.mark.parametrize(
+    ("field", "body"),
+    [
+        ("model", {"input": "x"}),
+        ("input", {"model": SIMULATED}),
+        ("max_output_tokens", {"model": SIMULATED, "input": "x", "max_output_tokens": 1}),
+        ("background", {"model": SIMULATED, "input": "x", "background": True, "store": False}),
+        ("tools[0].type", {"model": SIMULATED, "input": "x", "tools": [{"type": "computer"}]}),
+        (
+            "tools[0].name",
+            {"model": SIMULATED, "input": "x", "tools": [{"type": "function", "name": "a b"}]},
+        ),
+        ("tool_choice.type", {"model": SIMULATED, "input": "x", "tool_choice": {"type": "no"}}),
+        (
+            "input[1].type",
+            {"model": SIMULATED, "input": [{"role": "user", "content": "x"}, {"type": "no"}]},
+        ),
+        ("include[0]", {"model": SIMULATED, "input": "x", "include": ["everything"]}),
+        (
+            "metadata",
+            {"model": SIMULATED, "input": "x", "metadata": {str(n): "" for n in range(17)}},
+        ),
+        (
+            "previous_response_id",
+            {
+                "model": SIMULATED,
+                "input": "x",
+                "previous_response_id": "resp_1",
+                "conversation": "conv_1",
+            },
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(http: httpx.Client, field: str, body: dict[str, Any]) -> None:
+    answer = http.post("/v1/responses", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == field
+
+
+@pytest.mark.requirement("responses.errors")
+def test_a_model_that_refuses_is_a_status(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError):
+        client.responses.create(model="nobody", input="x")
+
+
+@pytest.mark.requirement("responses.input_tokens")
+def test_an_inputs_tokens_are_counted(client: openai.OpenAI) -> None:
+    short = client.responses.input_tokens.count(model=SIMULATED, input="one")
+    long = client.responses.input_tokens.count(
+        model=SIMULATED, input="one two three four", tools=[WEATHER]
+    )
+    assert short.object == "response.input_tokens"
+    assert 0 < short.input_tokens < long.input_tokens
+
+
+@pytest.mark.requirement("responses.compact")
+def test_a_compaction_goes_on_as_an_input(client: openai.OpenAI) -> None:
+    said: Any = [
+        {"role": "user", "content": "Remember seven."},
+        {"role": "assistant", "content": "I do."},
+    ]
+    compacted = client.responses.compact(model=SIMULATED, input=said)
+    assert [item.type for item in compacted.output] == ["message", "compaction"]
+    again: Any = [*[item.model_dump() for item in compacted.output], said[0]]
+    assert client.responses.create(model=SIMULATED, input=again).status == "completed"
+    again[1]["encrypted_content"] = "sealed:nothing"
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.responses.create(model=SIMULATED, input=again)
+    assert refused.value.param == "input[1].encrypted_content"

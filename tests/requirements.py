@@ -265,6 +265,11 @@ REQUIREMENTS: dict[str, Requirement] = {
         "POST /v1/runs/{id}/replay replays one's own runs, and with the scope admin anybody's",
         SERVER,
     ),
+    "faults.responses": R(
+        "a response completes once, whatever dies while it is carried out, and its events are "
+        "numbered without a gap",
+        SERVER,
+    ),
     "faults.worker.killed": R(
         "kill -9 of a worker: every stream completes, no index missing or twice", SERVER
     ),

@@ -25,6 +25,7 @@ from edge.recorded import Requests
 from edge.replays import Replays
 from edge.responses.lookup import Lookup
 from edge.responses.prepare import Preparation
+from edge.responses.socket import ResponsesSocket
 from edge.routes import (
     admin,
     auth,
@@ -131,7 +132,7 @@ def create_app(settings: EdgeSettings) -> ASGIApp:
             expose_headers=_EXPOSED,
             max_age=600,
         )
-    return Envelope(app)
+    return ResponsesSocket(Envelope(app))
 
 
 @asynccontextmanager

@@ -152,6 +152,9 @@ class Protocol(HttpToolsProtocol):
 
         Java's client asks for HTTP/2 in every first request. The parser would skip its body.
         """
+        if dict(self.headers).get(b"upgrade", b"").lower() == b"websocket":
+            self._become_socket(rest)
+            return
         kept = [b"%b: %b\r\n" % item for item in self.headers if item[0] != b"upgrade"]
         line = b"%b %b HTTP/%b\r\n" % (
             self.parser.get_method(),
@@ -160,6 +163,16 @@ class Protocol(HttpToolsProtocol):
         )
         self.parser = HttpRequestParser(self)
         self.data_received(b"".join([line, *kept, b"\r\n", rest]))
+
+    def _become_socket(self, rest: bytes) -> None:
+        """Leave the connection to WebSockets' protocol."""
+        self._stop_waiting()
+        self._stop_watching()
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.handle_websocket_upgrade()
+        successor = self.transport.get_protocol()
+        if rest and isinstance(successor, asyncio.Protocol):
+            successor.data_received(rest)
 
     def _is_next_to_speak(self) -> bool:
         """Whether an answer to the request at fault may be written now.

@@ -87,7 +87,8 @@ async def serve(settings: EdgeSettings, *, on_ready: Callable[[int], None]) -> N
         config = uvicorn.Config(
             create_app(settings),
             http=Protocol,
-            ws="none",
+            ws="wsproto",
+            ws_max_size=settings.max_body,
             lifespan="off",
             log_config=None,
             log_level="error",  # what clients do wrong is told to them

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edge.sessions import Sessions
     from edge.settings import EdgeSettings
     from edge.stored import Stored
+    from schemas.api.items import Item
 
 
 class EdgeState(TypedDict):
@@ -53,6 +54,7 @@ class EdgeState(TypedDict):
     traceparent: NotRequired[str | None]
     principal: NotRequired["Principal"]
     standing: NotRequired["Standing"]
+    said_before: NotRequired["list[Item] | None"]  # on the same WebSocket
     answered: NotRequired[bool]  # the answer's head has been sent
 
 

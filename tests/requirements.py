@@ -110,6 +110,9 @@ REQUIREMENTS: dict[str, Requirement] = {
     "responses.background.stream": R(
         "a background stream is read on with starting_after, from any number", OPENAI
     ),
+    "responses.socket": R(
+        "a WebSocket at /v1/responses takes one response after the other", "Open Responses"
+    ),
     "responses.errors": R("what is wrong with a request is a 4xx that names the field", OPENAI),
     "responses.input_tokens": R("POST /v1/responses/input_tokens counts an input", OPENAI),
     "responses.compact": R("POST /v1/responses/compact gives an input in short", OPENAI),

@@ -45,8 +45,12 @@ class Preparation:
         self._stored = stored
         self.sealing_key = sealing_key
 
-    async def to_order(self, body: bytes, principal: str, *, stream: bool) -> Order:
+    async def to_order(
+        self, body: bytes, principal: str, *, stream: bool, before: list[Item] | None = None
+    ) -> Order:
         """Check a request, and read what it refers to.
+
+        `before` is what was said up to the previous response, where that is known already.
 
         Raises InvalidRequest naming the field, NotFound, ModelNotFound, Unavailable.
         """
@@ -59,8 +63,8 @@ class Preparation:
         stream = stream or bool(request.stream)
         require_stream(request.stream_options, stream)
         _require_content(request)
-        prepared = Prepared()
-        await self._go_on_from_items(request, prepared, principal)
+        prepared = Prepared(context=before or [])
+        await self._go_on_from_items(request, prepared, principal, known=before is not None)
         items = self._read_input(request, prepared, fields)
         turn = await self._go_on_from_conversation(request, prepared, principal)
         needs = needs_of(request, [*prepared.context, *items])
@@ -173,18 +177,23 @@ class Preparation:
         fields["input"] = msgspec.Raw(encode(request.input))
 
     async def _go_on_from_items(
-        self, request: api.ResponseRequest, prepared: Prepared, principal: str
+        self,
+        request: api.ResponseRequest,
+        prepared: Prepared,
+        principal: str,
+        *,
+        known: bool = False,
     ) -> None:
-        """Read the responses before, and the items that the input refers to."""
+        """Read the responses before, unless they are known, and what the input refers to."""
         named = references(request.input) if isinstance(request.input, list) else []
-        if request.previous_response_id is None and not named:
+        previous = None if known else request.previous_response_id
+        if previous is None and not named:
             return
-        question = AskResponseContext(
-            principal=principal, previous=request.previous_response_id, references=named
-        )
+        question = AskResponseContext(principal=principal, previous=previous, references=named)
         answer = await self._stored.ask("responses", "context", question)
         context = decode_answer(answer, ResponseContext)
-        prepared.context = _decode_items(encode(context.items))
+        if not known:
+            prepared.context = _decode_items(encode(context.items))
         prepared.referred = {
             name: msgspec.json.decode(item) for name, item in context.referred.items()
         }

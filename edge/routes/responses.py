@@ -32,7 +32,9 @@ class Create:
             return
         state, caller = state_of(scope), to_caller(scope)
         stream = query(scope, "stream") == "true"
-        order = await state["preparation"].to_order(body, caller.principal, stream=stream)
+        order = await state["preparation"].to_order(
+            body, caller.principal, stream=stream, before=state.get("said_before")
+        )
         runs = state["runs"]
         run = await runs.accept(order, caller)
         run.headers, run.note = order.headers, to_note(scope, caller)

@@ -38,6 +38,7 @@ from schemas.errors import (
 from schemas.events import Status
 from schemas.queries import decode_answer
 from schemas.queries.runs import AskRun, RunResult
+from schemas.responses.story import first_step
 
 logger = structlog.get_logger()
 _T = TypeVar("_T")
@@ -299,6 +300,8 @@ class Runs:
     ) -> Run:
         # Listen before publishing: a fast worker would answer nobody.
         reader = self._inbox.open(entry.run_id)
+        if order.kind == "response" and order.stream:
+            reader.part = self._inbox.open(first_step(entry.run_id))
         run = Run(reader, entry.deadline, order.stream, grace, name)
         run.stored = order.store or order.turn is not None
         return self._opened(run)

@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from schemas.ids import derived_id
 from schemas.raw import OptionalRaw
 
 OfferKind = Literal[
@@ -125,6 +126,16 @@ class Ended(msgspec.Struct, frozen=True, tag="ended", tag_field="t", omit_defaul
 Entry = (
     Begun | Offered | Added | Approved | Stepped | Judged | Called | Progressed | Returned | Ended
 )
+
+
+def step_id(run_id: str, number: int) -> str:
+    """The run that a response's step is: it follows from its number, from 1 on."""
+    return derived_id("run_", run_id, number)
+
+
+def first_step(run_id: str) -> str:
+    """The run of the first step, which readers can wait for before it is given out."""
+    return step_id(run_id, 1)
 
 
 def is_story(entries: Sequence[bytes]) -> bool:

@@ -41,6 +41,7 @@ from schemas.responses.story import (
     Returned,
     Stepped,
     encode_entry,
+    step_id,
 )
 from schemas.tools import ToolResult, Word, decode_tool_result
 from workers.responses.approvals import find_approvals
@@ -405,7 +406,7 @@ def to_step(job: RunInference, number: int) -> RunInference:
     """The job of a response's step: a streamed chat, which is not stored by itself."""
     return msgspec.structs.replace(
         job,
-        run_id=ids.derived_id("run_", job.run_id, number),
+        run_id=step_id(job.run_id, number),
         kind="chat",
         parent=job.run_id,
         stream=True,

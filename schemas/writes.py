@@ -200,8 +200,13 @@ class RevokeShare(msgspec.Struct, frozen=True, omit_defaults=True):
     conversation: str | None = None
 
 
-class DeleteUser(msgspec.Struct, frozen=True):
-    """`users.delete`: everything that the command's principal has stored until now."""
+class DeleteUser(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`users.delete`: everything that the command's principal has stored until now.
+
+    `keys`: they have API keys, which are revoked.
+    """
+
+    keys: bool = False
 
 
 class CreateProject(msgspec.Struct, frozen=True, omit_defaults=True):

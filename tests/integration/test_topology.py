@@ -506,6 +506,7 @@ PUBLISH = {
             "events.conversation.created.7",
             "dead.events.x",
             "$KV.health.worker.persistence.w",
+            "$KV.keys.revoked.p",
             "_INBOX.edge.x",
             "$JS.API.CONSUMER.INFO.EVENTS.persistence-log",
             "$JS.ACK.EVENTS.persistence-log.1.1.1.1.0",

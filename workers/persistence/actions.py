@@ -37,7 +37,7 @@ ACTIONS: Final = {
     "conversations.import_items": Action(writes.ImportItems, imports.go_on),
     "shares.create": Action(writes.CreateShare, shares.create),
     "shares.revoke": Action(writes.RevokeShare, shares.revoke),
-    "users.delete": Action(writes.DeleteUser, users.delete),
+    "users.delete": Action(writes.DeleteUser, users.delete, users.revoke_keys),
     "projects.create": Action(writes.CreateProject, projects.create),
     "projects.update": Action(writes.UpdateProject, projects.update),
     "projects.delete": Action(writes.DeleteProject, projects.delete),

@@ -34,6 +34,14 @@ class UpdateConversation(msgspec.Struct, frozen=True, omit_defaults=True):
     version: int | None = None
 
 
+class Retitle(msgspec.Struct, frozen=True):
+    """`conversations.retitle`: what a model calls it, if it still has the title of first words."""
+
+    id: str
+    title: str
+    instead_of: str | None
+
+
 class DeleteConversation(msgspec.Struct, frozen=True, omit_defaults=True):
     """`conversations.delete`."""
 

@@ -227,6 +227,10 @@ REQUIREMENTS: dict[str, Requirement] = {
     "turns.title": Requirement(
         "A conversation gets its title from what its user says, until one is given", SERVER
     ),
+    "turns.title.model": R(
+        "with JAN_TITLE_MODEL a model makes titles, beside other work; one given by hand wins",
+        SERVER,
+    ),
     "turns.instruction": Requirement(
         "System messages of a request are used and not stored", SERVER
     ),

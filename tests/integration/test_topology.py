@@ -507,6 +507,8 @@ PUBLISH = {
             "dead.events.x",
             "$KV.health.worker.persistence.w",
             "$KV.keys.revoked.p",
+            "jobs.inference.remote.background",
+            "$JS.API.DIRECT.GET.KV_models",
             "_INBOX.edge.x",
             "$JS.API.CONSUMER.INFO.EVENTS.persistence-log",
             "$JS.ACK.EVENTS.persistence-log.1.1.1.1.0",

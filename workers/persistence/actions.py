@@ -21,6 +21,7 @@ from workers.persistence.commands import (
 ACTIONS: Final = {
     "conversations.create": Action(writes.CreateConversation, conversations.create),
     "conversations.update": Action(writes.UpdateConversation, conversations.update),
+    "conversations.retitle": Action(writes.Retitle, conversations.retitle),
     "conversations.delete": Action(writes.DeleteConversation, conversations.delete),
     "conversations.add_items": Action(writes.AddItems, conversations.add_items),
     "conversations.regenerate": Action(writes.Regenerate, turns.regenerate),

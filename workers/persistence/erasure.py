@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bus import Bus, ObjectStore, streams
 from schemas import subjects
+from schemas.commands import digest_of
 from schemas.errors import JanError
 from schemas.events import decode_run_accepted, decode_run_finished, encode_event
 from schemas.objects import EXPORTS, exports_of, request_name, resolved_name
@@ -159,7 +160,9 @@ class Eraser:
         event = redaction.redact(stored.data, parts.ids)
         if event is None:
             return None
-        data, msg_id = encode_event(event), f"EVENTS:redacted:{event.command}:{seq}"
+        data = encode_event(event)
+        # Once more after a crash it may be without something else, too: that is another message.
+        msg_id = f"EVENTS:redacted:{seq}:{digest_of(data)}"
         ack = await self._bus.store(stored.subject, data, msg_id=msg_id)
         await streams.erase(self._bus, subjects.EVENTS, seq)
         fact = Fact(ack.seq, stored.subject, data, stored.time)

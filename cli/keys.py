@@ -19,9 +19,11 @@ from schemas.keys import (
     KeyLimits,
     KeyRecord,
     decode_record,
+    decode_revocation,
     describe_key,
     encode_record,
     hash_key,
+    is_revocation,
     new_key,
 )
 
@@ -153,15 +155,28 @@ async def create_first(state: State) -> str | None:
 
 
 async def read_all(bucket: Bucket) -> dict[str, tuple[KeyRecord, int]]:
-    """Read every key's record and revision, by its name in the bucket; the oldest first."""
+    """Read every key's record and revision, by its name in the bucket; the oldest first.
+
+    Those of a principal that was deleted are revoked.
+    """
     found: dict[str, tuple[KeyRecord, int]] = {}
+    deleted: dict[str, float] = {}
 
     def on_change(name: str, value: bytes | None, revision: int) -> None:
-        if value is not None:
+        if value is None:
+            return
+        if is_revocation(name):
+            told = decode_revocation(value)
+            deleted[told.principal] = told.at
+        else:
             found[name] = (decode_record(value), revision)
 
     watch = await bucket.watch(on_change)
     await watch.stop()
+    for name, (record, revision) in found.items():
+        at = deleted.get(record.principal, -1.0)
+        if record.created <= at and record.revoked_at is None:
+            found[name] = (msgspec.structs.replace(record, revoked_at=at), revision)
     return dict(sorted(found.items(), key=lambda item: item[1][0].created))
 
 

@@ -212,6 +212,7 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
                 deadline=settings.run_deadline,
             ),
             "stored": kept,
+            "keys": keys,
             "authenticator": Authenticator(keys, issuer, guests, revoked),
             "issuer": issuer,
             "sessions": Sessions(

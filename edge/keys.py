@@ -6,7 +6,13 @@ import msgspec
 import structlog
 
 from schemas.errors import Unauthorized
-from schemas.keys import KeyRecord, decode_record, hash_key
+from schemas.keys import (
+    KeyRecord,
+    decode_record,
+    decode_revocation,
+    hash_key,
+    is_revocation,
+)
 
 logger = structlog.get_logger()
 
@@ -17,6 +23,7 @@ class Keys:
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
         self._records: dict[str, KeyRecord] = {}
+        self._revoked: dict[str, float] = {}  # all keys that a principal had then
 
     def __len__(self) -> int:
         """How many keys are known."""
@@ -28,7 +35,11 @@ class Keys:
         if value is None:
             return
         try:
-            self._records[name] = decode_record(value)
+            if is_revocation(name):
+                told = decode_revocation(value)
+                self._revoked[told.principal] = told.at
+            else:
+                self._records[name] = decode_record(value)
         except msgspec.MsgspecError as error:
             logger.error("an API key's record can't be read", key=name, error=str(error))
 
@@ -37,7 +48,12 @@ class Keys:
         record = self._records.get(hash_key(self._secret, key))
         if record is None:
             raise Unauthorized("the API key is not known", code="invalid_api_key")
-        if not record.is_usable(time.time()):
-            why = "has expired" if record.revoked_at is None else "was revoked"
+        gone = record.created <= self._revoked.get(record.principal, -1.0)
+        if gone or not record.is_usable(time.time()):
+            why = "was revoked" if gone or record.revoked_at is not None else "has expired"
             raise Unauthorized(f"the API key {why}", code="invalid_api_key")
         return record
+
+    def has_any(self, principal: str) -> bool:
+        """Tell whether there is a key of a principal, usable or not."""
+        return any(record.principal == principal for record in self._records.values())

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from edge.deployments import Deployments
     from edge.inbox import Inbox
     from edge.issuer import Issuer
+    from edge.keys import Keys
     from edge.limits import Creations, Limits, Readers, Standing
     from edge.metrics import Metrics
     from edge.presence import Presence
@@ -41,6 +42,7 @@ class EdgeState(TypedDict):
     replays: "Replays"
     stored: "Stored"
     authenticator: "Authenticator"
+    keys: "Keys"
     issuer: "Issuer"
     sessions: "Sessions"
     limits: "Limits"

@@ -34,6 +34,14 @@ class UpdateConversation(msgspec.Struct, frozen=True, omit_defaults=True):
     version: int | None = None
 
 
+class Retitle(msgspec.Struct, frozen=True):
+    """`conversations.retitle`: what a model calls it, if it still has the title of first words."""
+
+    id: str
+    title: str
+    instead_of: str | None
+
+
 class DeleteConversation(msgspec.Struct, frozen=True, omit_defaults=True):
     """`conversations.delete`."""
 
@@ -200,8 +208,13 @@ class RevokeShare(msgspec.Struct, frozen=True, omit_defaults=True):
     conversation: str | None = None
 
 
-class DeleteUser(msgspec.Struct, frozen=True):
-    """`users.delete`: everything that the command's principal has stored until now."""
+class DeleteUser(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`users.delete`: everything that the command's principal has stored until now.
+
+    `keys`: they have API keys, which are revoked.
+    """
+
+    keys: bool = False
 
 
 class CreateProject(msgspec.Struct, frozen=True, omit_defaults=True):

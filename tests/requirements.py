@@ -168,6 +168,7 @@ REQUIREMENTS: dict[str, Requirement] = {
     "users.delete": R(
         "who is deleted has nothing left, in tables or log, but what was used", SERVER
     ),
+    "users.keys": R("the API keys of who is deleted are refused on every edge", SERVER),
     "conversations.items": Requirement(
         "Items are appended, listed both ways page by page, read and deleted", OPENAI
     ),
@@ -228,6 +229,10 @@ REQUIREMENTS: dict[str, Requirement] = {
     ),
     "turns.title": Requirement(
         "A conversation gets its title from what its user says, until one is given", SERVER
+    ),
+    "turns.title.model": R(
+        "with JAN_TITLE_MODEL a model makes titles, beside other work; one given by hand wins",
+        SERVER,
     ),
     "turns.instruction": Requirement(
         "System messages of a request are used and not stored", SERVER

@@ -20,12 +20,14 @@ class UserDeleted(Struct):
 OPERATIONS: Final = (
     Operation(
         "/v1/users/me", "delete", "deleteMe",
-        "Delete everything that the caller has stored, from the log too. Usage stays counted.",
+        "Delete everything that the caller has stored, from the log too, and revoke their API "
+        "keys. Usage stays counted.",
         UserDeleted, errors=_ERRORS, public=False,
     ),
     Operation(
         "/v1/admin/users/{id}", "delete", "deleteUser",
-        "Delete everything that somebody has stored. Needs a key with the scope `admin`.",
+        "Delete everything that somebody has stored, and revoke their API keys. Needs a key with "
+        "the scope `admin`.",
         UserDeleted, errors=_ERRORS, public=False,
         parameters=(Parameter("id", "path", "The principal's id.", {"type": "string"}),),
     ),

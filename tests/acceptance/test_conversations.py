@@ -1,10 +1,12 @@
 """Conversations and their items, through the real SDK, on a whole server."""
 
+import json
+
 import httpx
 import openai
 import pytest
 
-from tests.support.server import LaunchedServer, http_client, openai_client
+from tests.support.server import LaunchedServer, eventually, http_client, openai_client
 
 
 def message(text: str, role: str = "user") -> dict[str, str]:
@@ -71,12 +73,41 @@ def test_who_deletes_himself_has_nothing_left_but_what_he_used(server: LaunchedS
             "deleted": True,
         }
 
+        assert http.get("/v1/conversations").status_code == 401
+    new = server.create_key("--name", "back", "--principal", "user_who_goes")
+    with openai_client(server.url, new) as client, http_client(server.url, new) as http:
         with pytest.raises(openai.NotFoundError):
             client.conversations.retrieve(kept.id)
         assert http.get("/v1/conversations").json()["data"] == []
         assert http.get("/v1/usage").json()["data"][0]["requests"] == 1
         client.conversations.create(items=[message("back")])  # type: ignore[list-item]
         assert len(http.get("/v1/conversations").json()["data"]) == 1
+
+
+@pytest.mark.requirement("users.keys")
+def test_the_keys_of_who_is_deleted_are_refused_on_every_edge(server: LaunchedServer) -> None:
+    keys = [server.create_key("--name", name, "--principal", "user_of_two") for name in "ab"]
+    stays = server.create_key("--name", "of somebody else")
+    with http_client(server.url, server.create_key("--scope", "admin")) as admin:
+        assert admin.delete("/v1/admin/users/user_of_two").status_code == 200
+    for url in server.edges:
+        for key in keys:
+            with http_client(url, key) as http:
+                refused = eventually(lambda http=http: refusal_of(http))  # type: ignore[misc]
+            assert refused == ("invalid_api_key", "the API key was revoked")
+        with http_client(url, stays) as http:
+            assert http.get("/v1/models").status_code == 200
+    listed = json.loads(server.jan("keys", "list", "--json").stdout)
+    of_two = [key for key in listed if key["principal"] == "user_of_two"]
+    assert [key["usable"] for key in of_two] == [False, False]
+
+
+def refusal_of(http: httpx.Client) -> tuple[str, str] | None:
+    answer = http.get("/v1/models")
+    if answer.status_code != 401:
+        return None
+    error = answer.json()["error"]
+    return error["code"], error["message"]
 
 
 @pytest.mark.requirement("users.delete")

@@ -287,6 +287,21 @@ async def test_of_a_deleted_item_nothing_is_left_and_of_its_neighbours_everythin
     assert [table for table in compared if not table.equal] == []
 
 
+async def test_of_a_conversation_nothing_is_left_though_it_lost_an_item_just_before(
+    place: Place,
+) -> None:
+    conversation = await place.converse(CALLER, f"kept {SECRET} at first", "taken out")
+    [_, item] = await place.items(CALLER, conversation)
+    out = writes.DeleteItem(conversation, item.id)
+    await place.stored.command("conversations", "delete_item", CALLER, out)
+    await place.until_erased(1)
+    gone = writes.DeleteConversation(conversation)
+    await place.stored.command("conversations", "delete", CALLER, gone)
+    await place.until_erased(2)
+    await place.clean_up()
+    assert files_with(SECRET, place.nats.folder, place.postgres.folder) == []
+
+
 async def test_what_a_command_answered_is_gone_with_what_it_made(place: Place) -> None:
     keyed = Caller(CALLER.principal, "req_1", idempotency_key="once")
     conversation = await place.converse(CALLER, "kept")

@@ -10,8 +10,17 @@ from edge.auth import Authenticator, GuestLimits
 from edge.issuer import Issuer
 from edge.keys import Keys
 from edge.sessions import Revoked
+from schemas.commands import encode
 from schemas.errors import Unauthorized
-from schemas.keys import KeyLimits, KeyRecord, encode_record, hash_key, new_key
+from schemas.keys import (
+    KeyLimits,
+    KeyRecord,
+    KeysRevoked,
+    encode_record,
+    hash_key,
+    new_key,
+    revocation_name,
+)
 
 SECRET = b"s" * 32
 
@@ -99,6 +108,16 @@ def test_what_is_missing_or_garbled_is_told_apart(world: World) -> None:
     assert world.refusal(authorization=b"Bearer a.b.c") == "invalid_token"
     assert world.refusal(x_api_key=b"") == "invalid_api_key"
     assert world.refusal(x_api_key=world.token()) == "invalid_api_key"
+
+
+def test_all_keys_end_that_a_principal_had_when_they_were_deleted(world: World) -> None:
+    old, new = world.add_key(created=999.5), world.add_key(created=1000.5)
+    of_other = world.add_key(created=999.5, principal="user_2")
+    told = encode(KeysRevoked("user_1", 1000.0))
+    world.keys.on_change(revocation_name("user_1"), told, 2)
+    assert world.refusal(x_api_key=old) == "invalid_api_key"
+    for good in (new, of_other):
+        world.authenticate({b"x-api-key": good})
 
 
 def test_a_key_ends_when_its_record_says_so(world: World) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.persistence.titles import MAX_TITLE, is_due, to_title
+from workers.persistence.titles import MAX_TITLE, MAX_WORDS, is_due, to_short_title, to_title
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,31 @@ from workers.persistence.titles import MAX_TITLE, is_due, to_title
 )
 def test_a_title_is_the_first_line_that_says_something(text: str, title: str | None) -> None:
     assert to_title(text) == title
+
+
+@pytest.mark.parametrize(
+    ("answer", "title"),
+    [
+        ("Herons of the North", "Herons of the North"),
+        ('"Herons."', "Herons"),
+        ("Title: Herons at Dawn", "Herons at Dawn"),
+        ("**Herons**\n\nI hope that helps!", "Herons"),
+        ("<think>of\nbirds</think>\n\nHerons", "Herons"),
+        ("<think>without an end", None),
+        ("one two three four five six seven", "one two three four five six"),
+        ("", None),
+        ('"".', None),
+    ],
+)
+def test_what_a_model_answers_becomes_a_title(answer: str, title: str | None) -> None:
+    assert to_short_title(answer) == title
+
+
+@given(st.text())
+def test_what_a_model_answers_becomes_a_short_title(answer: str) -> None:
+    title = to_short_title(answer)
+    assert title is None or (title and len(title) <= MAX_TITLE)
+    assert title is None or len(title.split()) <= MAX_WORDS
 
 
 @given(st.text())

@@ -21,6 +21,7 @@ from workers.persistence.commands import (
 ACTIONS: Final = {
     "conversations.create": Action(writes.CreateConversation, conversations.create),
     "conversations.update": Action(writes.UpdateConversation, conversations.update),
+    "conversations.retitle": Action(writes.Retitle, conversations.retitle),
     "conversations.delete": Action(writes.DeleteConversation, conversations.delete),
     "conversations.add_items": Action(writes.AddItems, conversations.add_items),
     "conversations.regenerate": Action(writes.Regenerate, turns.regenerate),
@@ -37,7 +38,7 @@ ACTIONS: Final = {
     "conversations.import_items": Action(writes.ImportItems, imports.go_on),
     "shares.create": Action(writes.CreateShare, shares.create),
     "shares.revoke": Action(writes.RevokeShare, shares.revoke),
-    "users.delete": Action(writes.DeleteUser, users.delete),
+    "users.delete": Action(writes.DeleteUser, users.delete, users.revoke_keys),
     "projects.create": Action(writes.CreateProject, projects.create),
     "projects.update": Action(writes.UpdateProject, projects.update),
     "projects.delete": Action(writes.DeleteProject, projects.delete),

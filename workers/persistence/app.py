@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from typing import NamedTuple
 
 from faststream.message import StreamMessage
@@ -21,6 +21,7 @@ from workers.persistence.intake import CommandIntake, Intake, Metrics
 from workers.persistence.projector import Projector
 from workers.persistence.pruning import Pruner
 from workers.persistence.settings import PersistenceSettings
+from workers.persistence.titler import Titler
 from workers.persistence.turns import Turns
 from workers.runtime import OnLoading, OnReady, beside, create_broker, serve
 
@@ -92,7 +93,10 @@ async def open_worker(
 
         objects = settings.open_objects()
         commander = Commander(writes, bus, ACTIONS)
-        turns = Turns(bus, objects, commander)
+        titler = (
+            Titler(settings.title_model, writes, bus, commander) if settings.title_model else None
+        )
+        turns = Turns(bus, objects, titler or commander)
         projector = Projector(writes, log_floor, sources[-1].advanced, turns)
         intake = Intake(projector, bus, metrics, settings.projection_batch)
         commands = CommandIntake(commander, bus, metrics)
@@ -107,6 +111,7 @@ async def open_worker(
             async with (
                 beside(pruner.run()),
                 beside(eraser.run()),
+                beside(titler.run()) if titler is not None else nullcontext(),
                 beside(pull_log(bus, intake, settings.projection_batch)),
                 beside(pull_commands(bus, commands, pools.commands)),
             ):

@@ -132,10 +132,18 @@ async def _ask_erasures(connection: AsyncConnection, rows: Rows) -> None:
         }
         for table, column in _ERASED.items()
         for row in rows.get(table, ())
-        if (at := row["deleted_at"] or row.get("revoked_at"))
+        if (at := _gone_at(table, row))
     ]
     if asked:
         await connection.execute(_ASK_ERASURE, asked)
+
+
+def _gone_at(table: str, row: Row) -> float | None:
+    """When what a row has was deleted. A share's conversation takes it along, if it is."""
+    at: float | None = row["deleted_at"]
+    if table == "shares":
+        at = row["revoked_at"] if at is None else None
+    return at
 
 
 async def _purge(connection: AsyncConnection, rows: Rows) -> None:

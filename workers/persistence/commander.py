@@ -49,13 +49,18 @@ _WORD_SECONDS: Final = 1.0
 _LATEST: Final = 1.0  # seconds after its deadline in which a command that was begun may end
 
 Decide = Callable[[AsyncConnection, Command, Any], Awaitable[Effect]]
+FollowUp = Callable[[AsyncConnection, Bus, Command], Awaitable[None]]
 
 
 class Action(NamedTuple):
-    """What a command's body is, and what decides on its effect, in the transaction."""
+    """What a command's body is, and what decides on its effect, in the transaction.
+
+    `follow_up` is done before the answer is told, again with each delivery, and must bear that.
+    """
 
     kind: type[msgspec.Struct]
     decide: Decide
+    follow_up: FollowUp | None = None
 
 
 class Done(NamedTuple):
@@ -89,6 +94,7 @@ class Commander:
             name: (msgspec.json.Decoder(action.kind).decode, action.decide)
             for name, action in actions.items()
         }
+        self._follow_ups = {name: action.follow_up for name, action in actions.items()}
 
     async def carry_out(self, name: str, command: Command) -> bytes:
         """Carry out a command and tell the log; return the Reply or the Failure, encoded.
@@ -97,6 +103,7 @@ class Commander:
         """
         try:
             done = await self._done(name, command)
+            await self._follow_up(name, command)
         except BusError:
             raise
         except JanError as error:
@@ -105,6 +112,18 @@ class Commander:
             return encode_failure(Gone("what this made was deleted since", code="deleted"))
         seq = done.seq or await self.tell_log(done.event)
         return encode(Reply(seq, msgspec.Raw(done.answer)))
+
+    async def _follow_up(self, name: str, command: Command) -> None:
+        """Do what follows from a command elsewhere. Raises DatabaseAway, BusError."""
+        follow_up = self._follow_ups[name]
+        if follow_up is None:
+            return
+        try:
+            async with self._database.connect(_TRANSACTION_SECONDS) as connection:
+                await follow_up(connection, self._bus, command)
+        except (SQLAlchemyError, OSError) as error:
+            self._database.health.down(error)
+            raise DatabaseAway from error
 
     async def tell_log(self, told: bytes | None) -> int:
         """Store a command's event; return its sequence."""

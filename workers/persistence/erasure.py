@@ -20,11 +20,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bus import Bus, ObjectStore, streams
 from schemas import subjects
+from schemas.commands import digest_of
 from schemas.errors import JanError
 from schemas.events import decode_run_accepted, decode_run_finished, encode_event
 from schemas.objects import EXPORTS, exports_of, request_name, resolved_name
 from workers.persistence import positions, redaction
 from workers.persistence.database import Database, describe
+from workers.persistence.facts import Fact
+from workers.persistence.projections import entities
 from workers.persistence.tables import (
     entity_events,
     erasures,
@@ -40,6 +43,8 @@ _EVERY: Final = 2.0  # seconds between looks
 _RUNS_AT_ONCE: Final = 500
 _SAID: Final = ("accepted", "finished")  # the facts about a run that have content
 _SECONDS: Final = 10.0  # of one read or write of the database
+_PASS_SECONDS: Final = 600.0  # of one look with all that is due then
+_LOCK: Final = 0x6A616E_657261  # "janera": one worker at a time
 _DELETIONS: Final = r"\.delete(_many)?$"  # names of commands whose answers have no content
 _EXPORTED: Final = ("conversations", "deleted_users")  # whose content exports may have
 _QUEUES: Final = (subjects.COMMANDS, subjects.JOBS)
@@ -85,15 +90,33 @@ class Eraser:
             await asyncio.sleep(_EVERY)
 
     async def erase_some(self) -> int:
-        """Carry out some of what is due; return how many."""
+        """Carry out some of what is due; return how many, 0 while another worker is at it.
+
+        Two at once could tell each other's facts again with what they are to erase.
+        """
+        if not await self._find_due():
+            return 0
+        async with self._database.connect(_PASS_SECONDS) as connection:
+            holder = await connection.execution_options(isolation_level="AUTOCOMMIT")
+            try:
+                if not await holder.scalar(_TAKE, {"key": _LOCK}):
+                    return 0
+                due = await self._find_due()
+                await self._erase_all(due)
+            finally:
+                await holder.invalidate()  # the lock ends with its connection
+        return len(due)
+
+    async def _find_due(self) -> list[Asked]:
         async with self._database.connect(_SECONDS) as connection:
-            due = [Asked(*row) for row in await connection.execute(_DUE)]
+            return [Asked(*row) for row in await connection.execute(_DUE)]
+
+    async def _erase_all(self, due: Sequence[Asked]) -> None:
         for asked in due:
             if asked.within is None:
                 await self._erase(asked)
         for within, principal in {(one.within, one.principal) for one in due if one.within}:
             await self._erase_parts(within, principal)
-        return len(due)
 
     async def _erase(self, asked: Asked) -> None:
         async with self._database.connect(_SECONDS) as connection:
@@ -117,31 +140,33 @@ class Eraser:
             parts = await redaction.find_parts(connection, within)
             seqs = await redaction.find_facts(connection, parts)
             places = await _find_said(connection, parts.run_ids)
-        redacted = [seq for seq in seqs if await self._redact(seq, parts)]
+        redacted = [fact for seq in seqs if (fact := await self._redact(seq, parts))]
         for place in places:
             await self._erase_fact(place)
         await self._erase_runs(parts.run_ids)
         await self._erase_exports(principal)
-        places += [Place(seq, "", None) for seq in redacted]
+        places += [Place(fact.seq, "", None) for fact in redacted]
         async with self._database.connect(_SECONDS) as connection:
             await _forget_places(connection, parts.run_ids, places)
             await redaction.note_done(connection, parts, redacted)
             await connection.commit()
         logger.info("erased", what="parts", id=within, parts=len(parts.ids), facts=len(places))
 
-    async def _redact(self, seq: int, parts: redaction.Parts) -> bool:
+    async def _redact(self, seq: int, parts: redaction.Parts) -> redaction.Redacted | None:
         """Tell a fact once more without what was deleted, if it has that, and overwrite it."""
         stored = await self._bus.message_at(subjects.EVENTS, seq)
-        without = redaction.redact(stored.data, parts.ids) if stored is not None else None
-        if stored is None or without is None:
-            return False
-        await self._bus.store(
-            stored.subject,
-            encode_event(without),
-            msg_id=f"EVENTS:redacted:{without.command}:{seq}",
-        )
+        if stored is None:
+            return redaction.Redacted(seq, None)
+        event = redaction.redact(stored.data, parts.ids)
+        if event is None:
+            return None
+        data = encode_event(event)
+        # Once more after a crash it may be without something else, too: that is another message.
+        msg_id = f"EVENTS:redacted:{seq}:{digest_of(data)}"
+        ack = await self._bus.store(stored.subject, data, msg_id=msg_id)
         await streams.erase(self._bus, subjects.EVENTS, seq)
-        return True
+        fact = Fact(ack.seq, stored.subject, data, stored.time)
+        return redaction.Redacted(seq, entities.to_row(fact, event))
 
     async def _erase_runs(self, run_ids: Sequence[str]) -> None:
         """What runs were asked and what they generated, where it lies for a day and for an hour."""
@@ -285,6 +310,7 @@ _DUE = text(
     "  SELECT 1 FROM processed_commands AS p WHERE p.entity = e.within AND p.event IS NOT NULL)"
     " ORDER BY asked_at LIMIT 20"
 )
+_TAKE = text("SELECT pg_try_advisory_lock(:key)")
 _DONE = (
     update(erasures).where(erasures.c.entity == bindparam("which")).values(done_at=text("now()"))
 )

@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.events import StateChanged, decode_state_changed
+from workers.persistence.projections import entities
 from workers.persistence.tables import (
     conversation_items,
     entity_events,
@@ -36,6 +37,13 @@ class Parts(NamedTuple):
     run_ids: Sequence[str]
 
 
+class Redacted(NamedTuple):
+    """A fact that was overwritten: where it lay, and where it lies now without what is gone."""
+
+    seq: int
+    now: entities.Row | None  # None: nothing is known of that, a worker got so far before
+
+
 async def find_parts(connection: AsyncConnection, within: str) -> Parts:
     """Find what of a conversation has to go, so many at most."""
     asked = await connection.scalars(_ASKED, {"within": within})
@@ -50,11 +58,18 @@ async def find_facts(connection: AsyncConnection, parts: Parts) -> list[int]:
     return list(found)
 
 
-async def note_done(connection: AsyncConnection, parts: Parts, seqs: Sequence[int]) -> None:
-    """Note that they are gone from these facts; what their commands answered goes as well."""
+async def note_done(
+    connection: AsyncConnection, parts: Parts, redacted: Sequence[Redacted]
+) -> None:
+    """Note that they are gone from facts; what the facts' commands answered goes as well.
+
+    Where those lie now is noted here too: an erasure of the whole conversation may come next.
+    """
     done = processed_commands.c
+    seqs = [fact.seq for fact in redacted]
     of_facts = update(processed_commands).where(done.entity == parts.within, done.seq.in_(seqs))
     await connection.execute(of_facts.values(answer=None))
+    await entities.write_rows(connection, [fact.now for fact in redacted if fact.now is not None])
     await connection.execute(_DONE, {"ids": sorted(parts.ids)})
 
 

@@ -31,6 +31,13 @@ class PersistenceSettings(WorkerSettings):
         "the asker has written, and to the database itself otherwise, also while the replica is "
         "away. As many connections as questions have at the database.",
     )
+    title_model: str | None = Field(
+        default=None,
+        description="The model that makes the titles of conversations, in six words at most. It is "
+        "asked beside other work, after the first and every fifth message of the user, and sees "
+        "what was said in that turn; nobody's usage is charged. By default titles are the user's "
+        "first words, which costs nothing and shows nothing to another model.",
+    )
     commands_kept: float = Field(
         default=172_800.0,
         ge=90_000.0,

@@ -4,12 +4,15 @@ import re
 from typing import Final
 
 MAX_TITLE: Final = 60  # characters: what a list of conversations shows of one
+MAX_WORDS: Final = 6  # of a title that a model makes
+COUNTED: Final = 1000  # messages of the user: beyond them a title stays
 _EVERY: Final = 5  # messages of the user, after which the subject may be another
 
 _LINK: Final = re.compile(r"!?\[([^\]\n]*)\]\([^)\s]*\)")
 _URL: Final = re.compile(r"\b(?:https?|ftp)://\S+|\bwww\.\S+", re.IGNORECASE)
 _EMAIL: Final = re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b")
 _MARKS: Final = re.compile(r"[`*_#>|~<\[\]{}()\\\ufffd]+")
+_THOUGHTS: Final = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 _SPACES: Final = re.compile(r"\s+")
 
 
@@ -25,6 +28,15 @@ def to_title(text: str) -> str | None:
         if any(char.isalnum() for char in title):
             return _cut(title)
     return None
+
+
+def to_short_title(answer: str) -> str | None:
+    """What a model answered as a title, cut after the words that were asked for."""
+    title = to_title(_THOUGHTS.sub("", answer))
+    if title is None:
+        return None
+    words = title.strip("\"'“”„«»").removeprefix("Title:").split()
+    return " ".join(words[:MAX_WORDS]).strip("\"'“”„«» .,;:-") or None
 
 
 def _clean(line: str) -> str:

@@ -34,13 +34,12 @@ from workers.persistence.tables import (
     conversations,
     run_events,
 )
-from workers.persistence.titles import is_due, to_title
+from workers.persistence.titles import COUNTED, is_due, to_title
 
 logger = structlog.get_logger()
 
 _BEFORE: Final = 2.0  # seconds before a run's making, from where the log is looked through for it
 _PAUSES: Final = (0.05, 0.2, 0.5)  # seconds between looks for it
-_COUNTED: Final = 1000  # messages of the user: beyond them a title stays
 _MARKS: Final = (b'"turn":', b'"store":true')
 
 Told = bytes  # an event that the log may not have yet
@@ -301,7 +300,7 @@ async def _retitle(connection: AsyncConnection, row: Row, said: Sequence[Item]) 
         return
     before = await connection.scalar(_USER_MESSAGES, {"conversation": row["id"]}) or 0
     after = before + sum(item.get("role") == "user" for item in said)
-    if before < _COUNTED and is_due(before, after):
+    if before < COUNTED and is_due(before, after):
         row["title"] = to_title(text) or row["title"]
 
 
@@ -355,6 +354,6 @@ _USER_MESSAGES = select(func.count()).select_from(
         conversation_items.c.type == "message",
         conversation_items.c.role == "user",
     )
-    .limit(_COUNTED)
+    .limit(COUNTED)
     .subquery()
 )

@@ -76,6 +76,16 @@ async def update(
     return Effect(NOUN, "updated", body.id, {"conversations": [row]}, answer)
 
 
+async def retitle(connection: AsyncConnection, command: Command, body: writes.Retitle) -> Effect:
+    """Give a conversation the title that a model made. Raises Conflict if it has another by now."""
+    row = await lock(connection, command.principal, body.id)
+    if row["title_locked"] or row["title"] != body.instead_of:
+        raise Conflict("the conversation has another title by now")
+    row["title"] = body.title
+    touch(row, command.at)
+    return Effect(NOUN, "updated", body.id, {"conversations": [row]}, b"null")
+
+
 async def delete(
     connection: AsyncConnection, command: Command, body: writes.DeleteConversation
 ) -> Effect:

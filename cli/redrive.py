@@ -9,6 +9,7 @@ import msgspec
 
 from bus import Bus, Message, Stored, header_value
 from cli.run_reader import Place, Reader
+from cli.timeline import Story
 from schemas import ids, subjects
 from schemas.commands import (
     BEGUN,
@@ -150,28 +151,35 @@ async def _send_job(bus: Bus, grave: Grave, secret: Secret) -> Sent | None:
     except (msgspec.DecodeError, ValueError):
         return await _send(bus, grave, grave.stored.data)  # perhaps a newer worker can read it
     now = time.time()
-    if await _has_ended(bus, job.run_id):
-        return await _send_as_new(bus, grave, job, secret)
+    story = await _read_story(bus, job.run_id)
+    if story.finished is not None:
+        told = story.accepted.command if story.accepted is not None else job
+        return await _send_as_new(bus, grave, job, told, secret)
     if job.deadline > now:
         return await _send(bus, grave, grave.stored.data)
     late = _from_now(job, now)
     return await _send(bus, grave, encode(late), told="with a new deadline: its own has passed")
 
 
-async def _has_ended(bus: Bus, run_id: str) -> bool:
+async def _read_story(bus: Bus, run_id: str) -> Story:
     reader = Reader(bus, Place(run_id))
     await reader.read()
-    return reader.story.finished is not None
+    return reader.story
 
 
-async def _send_as_new(bus: Bus, grave: Grave, job: RunInference, secret: Secret) -> Sent | None:
+async def _send_as_new(
+    bus: Bus, grave: Grave, job: RunInference, told: RunInference, secret: Secret
+) -> Sent | None:
+    """`told` is the job as the log has it: with the client's own request, not with a history."""
     run_id, now = ids.new_run_id(job.principal, secret()), time.time()
     new = encode(msgspec.structs.replace(_from_now(job, now), run_id=run_id))
     sent = await _send(bus, grave, new, run_id=run_id, told=f"as {run_id}: {job.run_id} has ended")
     if sent is not None:
         await bus.store(
             subjects.run_event("accepted", run_id),
-            encode_run_accepted(new, now),
+            encode_run_accepted(
+                encode(msgspec.structs.replace(_from_now(told, now), run_id=run_id)), now
+            ),
             msg_id=f"EVENTS:run.accepted:{run_id}:0",
             timeout=_STORE_SECONDS,
         )

@@ -25,6 +25,7 @@ from edge.recorded import Requests
 from edge.replays import Replays
 from edge.responses.lookup import Lookup
 from edge.responses.prepare import Preparation
+from edge.responses.references import References
 from edge.responses.socket import ResponsesSocket
 from edge.routes import (
     admin,
@@ -194,6 +195,7 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
             Positions(Bucket(bus, subjects.KV_POSITIONS), has_peers),
             patience=settings.write_patience,
         )
+        references = References(kept.ask, settings.sealing_key.get_secret_value())
         yield {
             "settings": settings,
             "bus": bus,
@@ -202,7 +204,7 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
             "deployments": deployments,
             "runs": runs,
             "inbox": inbox,
-            "preparation": Preparation(runs, kept, settings.sealing_key.get_secret_value()),
+            "preparation": Preparation(runs, references),
             "responses": Lookup(bus, kept, settings.key_secret),
             "replays": Replays(
                 bus,

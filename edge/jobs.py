@@ -65,7 +65,9 @@ class Jobs:
         told = work = encode(own)
         if order.resolved is not None:
             resolved = await carrying(self._objects, job, order.resolved, resolved_name(run_id))
-            sources = Sources(digest_of(order.resolved), order.prompt, order.history)
+            sources = Sources(
+                digest_of(order.identity or order.resolved), order.prompt, order.history
+            )
             told = encode(msgspec.structs.replace(own, sources=sources))
             work = encode(resolved)
         if job.content != "full":

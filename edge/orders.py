@@ -31,6 +31,7 @@ class Order:
     include_usage: bool = False
     needs: Needs = field(default_factory=dict)  # what a deployment must be able to do
     resolved: bytes | None = None
+    identity: bytes | None = None  # of what is resolved, that by which it is known again
     given: bytes | None = None  # what came, where `body`, which the log gets, has secrets sealed
     prompt: UsedPrompt | None = None
     history: UsedHistory | None = None

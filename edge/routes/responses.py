@@ -86,7 +86,7 @@ class Compact:
             caller.request_id,
             started,
             items=items,
-            sealing_key=preparation.sealing_key,
+            sealing_key=state["settings"].sealing_key.get_secret_value(),
         )
         await answer(runs, answering)
 

@@ -1,10 +1,13 @@
 """What a request needs of whatever serves it, in the form in which it came."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from schemas.api import messages as api
 from schemas.api.chat import ChatRequest, ImagePart, JsonSchemaFormat, UserMessage
+from schemas.api.history import has_images
+from schemas.api.items import Item
+from schemas.api.responses import ResponseRequest
 
 Needs = Mapping[str, str]
 """A capability of the catalogue → the field of the request that asks for it."""
@@ -37,6 +40,19 @@ def _first_image(request: ChatRequest) -> str | None:
                 if isinstance(part, ImagePart):
                     return f"messages[{number}].content[{place}]"
     return None
+
+
+def needs_of_response(request: ResponseRequest, items: Iterable[Item]) -> dict[str, str]:
+    """Find what a deployment must be able to do for a response to these items."""
+    needs: dict[str, str] = {}
+    if request.tools and request.to_choice().mode != "none":
+        needs["tools"] = "tools"
+    if has_images(items):
+        needs["vision"] = "input"
+    reasoning = request.reasoning
+    if reasoning is not None and reasoning.effort not in (None, "none"):
+        needs["reasoning"] = "reasoning.effort"
+    return needs
 
 
 def needs_of_messages(request: api.CountRequest) -> Needs:

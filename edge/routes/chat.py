@@ -1,14 +1,22 @@
 """/v1/chat/completions: start, resume and cancel a chat completion."""
 
+import msgspec
 from starlette.routing import BaseRoute, Route
 
 from edge.generation import Cancel, Resume, Start
 from edge.orders import Into, Order
 from schemas.api import chat
 from schemas.api.fields import require_stream
-from schemas.api.items import MAX_ITEMS_BYTES
+from schemas.api.items import MAX_ITEMS_BYTES, require_json
 from schemas.api.needs import needs_of
 from schemas.errors import InvalidRequest
+
+
+class _Said(msgspec.Struct):
+    messages: msgspec.Raw = msgspec.Raw(b"[]")
+
+
+_decode_said = msgspec.json.Decoder(_Said).decode
 
 
 def to_order(body: bytes, stream: bool) -> Order:
@@ -28,6 +36,8 @@ def order_of(request: chat.ChatRequest, body: bytes, stream: bool, into: Into | 
         raise InvalidRequest(
             f"a request of more than {MAX_ITEMS_BYTES} bytes is not stored", param="store"
         )
+    if request.store or (into is not None and into.keep):
+        require_json(_decode_said(body).messages, "messages")
     return Order(
         kind="chat",
         model=request.model,

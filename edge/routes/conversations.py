@@ -14,7 +14,7 @@ from edge.requests import answer_json, read_body, read_paging, read_version, sto
 from edge.stored import Stored
 from schemas import ids, writes
 from schemas.api import conversations as api
-from schemas.api.items import to_items
+from schemas.api.items import require_json, to_items
 from schemas.commands import encode
 from schemas.errors import InvalidRequest
 from schemas.queries.conversations import AskConversation, AskConversations, AskItem, AskItems
@@ -161,6 +161,8 @@ async def update_call(request: Request) -> Response:
         for name, value in msgspec.structs.asdict(given).items()
         if value is not None and value is not UNSET
     }
+    for name, value in fields.items():
+        require_json(value, name)
     body = writes.UpdateCall(
         conversation=request.path_params["id"],
         call_id=request.path_params["call_id"],

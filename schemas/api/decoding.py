@@ -11,7 +11,10 @@ from schemas.errors import InvalidRequest
 
 T = TypeVar("T")
 
-_PATH = re.compile(r"^(?P<what>.*?)(?: - at `(?P<key>key)` in `(?P<map>.*)`| - at `(?P<at>.*)`)?$")
+_PATH = re.compile(
+    r"(?P<what>.*?)(?: - at `(?P<key>key)` in `(?P<map>[^`]*)`| - at `(?P<at>[^`]*)`)?",
+    re.DOTALL,  # it quotes what the client wrote, newlines and all
+)
 _MISSING = re.compile(r"missing required field `(.*?)`")
 _UNKNOWN = re.compile(r"unknown field `(.*?)`")
 _SOME_KEY = "[...]"
@@ -64,7 +67,7 @@ def to_invalid_request(
 
     `name` puts keys into a path, where msgspec says no more than that it is one of an object's.
     """
-    match = _PATH.match(found)
+    match = _PATH.fullmatch(found)
     assert match is not None
     what, path = match["what"], match["at"] or match["map"] or "$"
     if _SOME_KEY in path:

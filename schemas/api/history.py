@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+import msgspec
+
 from schemas.api.items import Item, text_of, to_parts
 
 Message = dict[str, Any]
@@ -10,6 +12,8 @@ Message = dict[str, Any]
 _CALLS: Final = ("function_call", "custom_tool_call")
 _OUTPUTS: Final = ("function_call_output", "custom_tool_call_output")
 _ROLES: Final = ("user", "assistant", "system", "developer")
+_LONGEST_NAME: Final = 128  # characters of a call's id and name, as in items that clients send
+_NAMELESS: Final = "unknown"
 
 
 def to_messages(items: Iterable[Item]) -> list[Message]:
@@ -82,11 +86,11 @@ def to_spoken_items(message: Message, status: str = "completed") -> list[Item]:
     items: list[Item] = []
     reasoning = message.get("reasoning_content") or message.get("reasoning")
     if isinstance(reasoning, str) and reasoning:
-        content = [{"type": "reasoning_text", "text": reasoning}]
+        content = [{"type": "reasoning_text", "text": _to_text(reasoning)}]
         items.append({"type": "reasoning", "summary": [], "content": content, "status": status})
-    parts = [part for part in _parts(message) if part.get("text") or part.get("refusal")]
+    parts = [_to_said(part) for part in _parts(message) if part.get("text") or part.get("refusal")]
     if isinstance(message.get("refusal"), str) and message["refusal"]:
-        parts.append({"type": "refusal", "refusal": message["refusal"]})
+        parts.append({"type": "refusal", "refusal": _to_text(message["refusal"])})
     if parts:
         said = {"type": "message", "role": "assistant", "status": status}
         items.append(said | {"content": to_parts(parts, "assistant")})
@@ -196,6 +200,13 @@ def _to_input(part: dict[str, Any]) -> dict[str, Any]:
     return part
 
 
+def _to_said(part: dict[str, Any]) -> dict[str, Any]:
+    """A part of what a model said: a text or a refusal, whatever its upstream makes of it."""
+    kind = "text" if part.get("text") else "refusal"
+    rest = {name: value for name, value in part.items() if name not in ("text", "refusal")}
+    return rest | {"type": kind, kind: _to_text(part[kind])}
+
+
 def _to_item(role: str, parts: list[dict[str, Any]], message: Message) -> Item:
     named = {"name": message["name"]} if isinstance(message.get("name"), str) else {}
     return {"type": "message", "role": role, "status": "completed", "content": parts} | named
@@ -205,7 +216,7 @@ def _to_output(call_id: Any, message: Message) -> Item:
     output = "".join(part.get("text") or "" for part in _parts(message))
     return {
         "type": "function_call_output",
-        "call_id": str(call_id or ""),
+        "call_id": _to_name(call_id),
         "output": output,
         "status": "completed",
     }
@@ -213,13 +224,28 @@ def _to_output(call_id: Any, message: Message) -> Item:
 
 def _to_call(call: dict[str, Any], status: str) -> list[Item]:
     custom, function = call.get("custom"), call.get("function")
+    call_id = _to_name(call.get("id"))
     if isinstance(custom, dict):
-        told = {"name": custom.get("name"), "input": custom.get("input") or ""}
-        return [{"type": "custom_tool_call", "call_id": call.get("id"), "status": status} | told]
+        told = {"name": _to_name(custom.get("name")), "input": _to_text(custom.get("input"))}
+        return [{"type": "custom_tool_call", "call_id": call_id, "status": status} | told]
     if isinstance(function, dict):
-        told = {"name": function.get("name"), "arguments": function.get("arguments") or ""}
-        return [{"type": "function_call", "call_id": call.get("id"), "status": status} | told]
+        arguments = _to_text(function.get("arguments"))
+        told = {"name": _to_name(function.get("name")), "arguments": arguments}
+        return [{"type": "function_call", "call_id": call_id, "status": status} | told]
     return []
+
+
+def _to_name(value: Any) -> str:
+    """The id or name of a call as it is kept, whatever an upstream or a client calls it."""
+    return _to_text(value)[:_LONGEST_NAME] or _NAMELESS
+
+
+def _to_text(value: Any) -> str:
+    """A text as it is, without NUL, which no column holds; anything else as JSON, nothing as ''."""
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return text.replace("\0", "\ufffd")
 
 
 def _parts(message: Message) -> list[dict[str, Any]]:

@@ -119,6 +119,7 @@ _CHECKS: Final[dict[str, Callable[[bytes], Struct]]] = {
     name: msgspec.json.Decoder(kind).decode for name, kind in _KINDS.items()
 }
 _decode_type = msgspec.json.Decoder(_Typed).decode
+_decode_any = msgspec.json.Decoder().decode
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 Item = dict[str, Any]
@@ -129,6 +130,22 @@ def to_items(given: list[msgspec.Raw], param: str = "items") -> list[Item]:
     if sum(map(len, map(bytes, given))) > MAX_ITEMS_BYTES:
         raise InvalidRequest(f"'{param}' has more than {MAX_ITEMS_BYTES} bytes", param=param)
     return [to_item(raw, f"{param}[{index}]") for index, raw in enumerate(given)]
+
+
+def require_json(raw: msgspec.Raw, param: str) -> None:
+    """Refuse what would not be read again: numbers out of range, deep nesting.
+
+    Raises InvalidRequest naming the field.
+    """
+    data = bytes(raw)
+    try:
+        value = _decode_any(data)
+        if data.count(b"[") + data.count(b"{") >= _MAX_NESTING:
+            _require_shallow(value, _MAX_NESTING - 1)  # it lies in an item, which is one level
+    except msgspec.ValidationError as error:
+        raise _inside(to_invalid_request(str(error)), param) from None
+    except RecursionError:
+        raise InvalidRequest(f"'{param}' is nested too deeply", param=param) from None
 
 
 def to_message(content: msgspec.Raw, role: str) -> Item:
@@ -220,6 +237,6 @@ def _to_part(part: dict[str, Any], spoken: bool) -> dict[str, Any]:
 def _inside(error: InvalidRequest, param: str) -> InvalidRequest:
     """Say where in the request the item at fault is."""
     inner = error.param
-    path = f"{param}.{inner}".lstrip(".") if inner else param
+    path = f"{param}.{inner or ''}".strip(".").replace(".[", "[")
     message = error.message.replace(f"'{inner}'", f"'{path}'", 1) if inner else error.message
     return InvalidRequest(message.replace("the body", f"'{param}'", 1), param=path, code=error.code)

@@ -21,6 +21,7 @@ from tests.support.postgres import PostgresServer, running_postgres
 from tests.support.runs import REQUEST, accepted, finished, new_run, store, whole_run
 
 TIMEOUT = 30.0
+DEEP = b'{"run_id":' + b"[" * 5000 + b"]" * 5000 + b"}"
 
 
 @pytest.fixture
@@ -176,6 +177,7 @@ async def test_poison_goes_to_dead_and_stops_nothing(
         garbage = await others.inference.store("events.run.finished.7", b'{"run_id":\x00')
         refused = finished(new_run(), at=1e300)
         await others.inference.store(refused.subject, refused.data)
+        deep = await others.inference.store("events.run.finished.8", DEEP)
         await others.tell(runs)
         async with running_worker(nats, url) as worker:
             await others.until_completed(runs)
@@ -187,7 +189,10 @@ async def test_poison_goes_to_dead_and_stops_nothing(
             assert b"Jan-Error: " in buried.headers
             assert f"DEAD:EVENTS:{garbage.seq}:0".encode() in buried.headers
             assert by_subject[f"dead.events.{refused.subject}"].data == refused.data
-            assert worker.registry.get_sample_value("jan_dead_events_total") == 2
+            assert f"DEAD:EVENTS:{deep.seq}:0".encode() in (
+                by_subject["dead.events.events.run.finished.8"].headers
+            )
+            assert worker.registry.get_sample_value("jan_dead_events_total") == 3
             assert await unacked(nats) == 0
 
 

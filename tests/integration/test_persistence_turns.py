@@ -26,7 +26,7 @@ from workers.persistence.database import Database, open_engine
 from workers.persistence.facts import Fact
 from workers.persistence.projector import Projector
 from workers.persistence.queries.turns import get_context
-from workers.persistence.tables import conversation_items, conversations, stored_completions
+from workers.persistence.tables import conversation_items, conversations, runs, stored_completions
 from workers.persistence.turns import Told as Untold
 from workers.persistence.turns import Turns
 
@@ -256,6 +256,46 @@ async def test_an_answer_that_is_none_blocks_nothing(place: Place, result: bytes
     await place.one.take(await place.tell(begin, odd, *turn_of(conversation, "next", new_run())))
     texts = [text for _, _, text in await place.items(conversation)]
     assert texts[-2:] == ["next", "re: next"]
+
+
+async def test_an_answer_that_the_database_refuses_leaves_its_run_and_the_others(
+    place: Place,
+) -> None:
+    """What was used is counted, and the fact can be tried again: it is told as unusable."""
+    conversation = await place.converse()
+    run_id = new_run()
+    begin, end = turn_of(conversation, "odd", run_id, turn=Turn(conversation, "\0"))
+    facts = await place.tell(begin, end, *turn_of(conversation, "next", new_run()))
+
+    async def nothing() -> None: ...
+
+    [(refused, _)] = await place.one.projector.project(facts, nothing)
+    assert refused == facts[1]
+    assert [text for _, _, text in await place.items(conversation)] == ["next", "re: next"]
+    async with place.one.engine.connect() as connection:
+        statuses = list(await connection.scalars(select(runs.c.status)))
+    assert statuses == ["completed"] * 2
+
+
+@pytest.mark.parametrize("call_id", [{"a": 1}, "\0", 7, None, "x" * 60_000])
+async def test_a_call_of_any_id_is_stored(place: Place, call_id: object) -> None:
+    conversation = await place.converse()
+    run_id = new_run()
+    call = {"id": call_id, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    choice = {"message": {"role": "assistant", "tool_calls": [call]}, "finish_reason": "tool_calls"}
+    begin, _ = turn_of(conversation, "call", run_id)
+    end = finished(run_id, result=encode({"choices": [choice]}), turn=Turn(conversation, "MAIN"))
+    await place.one.take(await place.tell(begin, end))
+    assert len(await place.items(conversation)) == 2
+
+
+async def test_what_nobody_can_read_of_an_answer_keeps_nothing_else_out(place: Place) -> None:
+    conversation = await place.converse()
+    run_id = new_run()
+    begin, _ = turn_of(conversation, "asked", run_id)
+    odd = finished(run_id, result=b'{"choices":[1e999]}', turn=Turn(conversation, "MAIN"))
+    await place.one.take(await place.tell(begin, odd))
+    assert await place.items(conversation) == [(0, "user", "asked")]
 
 
 async def test_a_history_is_cut_to_whole_turns(place: Place) -> None:

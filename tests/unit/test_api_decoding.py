@@ -152,6 +152,12 @@ def test_a_key_is_not_looked_for_at_length() -> None:
     assert error.param == "prompt.variables"
 
 
+def test_what_is_wrong_is_named_whatever_it_says() -> None:
+    """The message quotes it, and it may have newlines."""
+    error = refusal(body(messages=[{"role": "a\r\n\tb - at `$.x`\n", "content": "c"}]))
+    assert (error.param, error.code) == ("messages[0].role", "invalid_value")
+
+
 def test_a_missing_model_is_named() -> None:
     error = refusal(b'{"messages": [{"role": "user", "content": ""}]}')
     assert (error.param, error.wire_code) == ("model", "missing_required_parameter")

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.api.history import has_images, to_answer_items, to_input_items, to_messages
+from schemas.api.items import to_item
 
 CALL: dict[str, Any] = {
     "id": "call_1",
@@ -108,3 +110,38 @@ FIELDS = st.sampled_from(
 @given(st.dictionaries(FIELDS, JSON), st.booleans())
 def test_no_answer_is_too_odd(message: dict[str, Any], whole: bool) -> None:
     to_messages(to_answer_items({"choices": [{"message": message}]}, whole=whole))
+
+
+CALLED = st.fixed_dictionaries(
+    {"id": JSON, "function": st.fixed_dictionaries({"name": JSON, "arguments": JSON})}
+) | st.fixed_dictionaries(
+    {"id": JSON, "custom": st.fixed_dictionaries({"name": JSON, "input": JSON})}
+)
+PART = st.fixed_dictionaries({"type": st.text()}, optional={"text": JSON, "refusal": JSON})
+ANSWER = st.fixed_dictionaries(
+    {},
+    optional={
+        "content": st.lists(PART) | JSON,
+        "refusal": JSON,
+        "reasoning_content": JSON,
+        "tool_calls": st.lists(CALLED),
+    },
+)
+
+
+@given(ANSWER, st.booleans())
+def test_whatever_an_upstream_answers_is_kept_in_the_form_of_items(
+    message: dict[str, Any], whole: bool
+) -> None:
+    """As a client could send them: no column refuses them, and an export can be imported."""
+    for item in to_answer_items({"choices": [{"message": message}]}, whole=whole):
+        told = msgspec.json.encode(item)
+        to_item(msgspec.Raw(told), "item")
+        assert b"\\u0000" not in told.replace(b"\\\\", b"")
+
+
+def test_a_call_and_its_result_stay_together_however_long_their_id_is() -> None:
+    call_id = "x" * 10_000
+    said = [assistant(None, tool_calls=[CALL | {"id": call_id}]), tool(call_id, "waves")]
+    called, answered = to_messages(to_input_items(said))
+    assert called["tool_calls"][0]["id"] == answered["tool_call_id"] == call_id[:128]

@@ -73,6 +73,8 @@ def is_poison(error: DBAPIError) -> bool:
     if isinstance(error.orig, psycopg.DataError):
         return True  # also what never reaches the server, and has no state: NUL in a text
     sqlstate = getattr(error.orig, "sqlstate", None) or ""
+    if isinstance(error.orig, psycopg.ProgrammingError) and not sqlstate:
+        return True  # never reached the server either: a value that no column can be
     return sqlstate[:2] in _OF_THE_VALUES
 
 

@@ -6,6 +6,7 @@ What nobody can handle is buried in DEAD.
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import structlog
@@ -27,6 +28,7 @@ _PAUSE_SECONDS: Final = 0.03  # between the beginnings of two batches: each cost
 _AGAIN_SECONDS: Final = 5.0
 _COMMAND_AGAIN_SECONDS: Final = 0.5  # somebody waits
 _COMMAND_DELIVERIES: Final = 5  # of a command that fails by a fault of ours
+_EVENT_DELIVERIES: Final = 5  # of an event that does
 
 
 class Metrics:
@@ -71,22 +73,43 @@ class Intake:
         except JanError as error:
             logger.warning("a batch of events is taken again", error=str(error))
             _give_back(deliveries)
-        except Exception:  # a fault of ours must neither lose events nor end the worker
-            logger.exception("a batch of events failed")
-            _give_back(deliveries)
+        except Exception as error:  # a fault of ours must neither lose events nor end the worker
+            logger.exception("a batch of events failed", events=len(deliveries))
+            await self._without_others(deliveries, error)
         else:
             self._metrics.seconds.observe(time.perf_counter() - started)
             self._metrics.events.inc(len(deliveries))
 
     async def _project(self, deliveries: list[Delivery]) -> None:
-        async def still_at_work() -> None:
-            for delivery in (*deliveries, *self.batches.waiting):
-                delivery.in_progress()
-
         facts = [to_fact(delivery) for delivery in deliveries]
+        still_at_work = partial(self._still_at_work, deliveries)
         for fact, reason in await self._projector.project(facts, still_at_work):
             await self._bury(fact, reason)
         for delivery in deliveries:
+            delivery.ack()
+
+    async def _still_at_work(self, deliveries: list[Delivery]) -> None:
+        for delivery in (*deliveries, *self.batches.waiting):
+            delivery.in_progress()
+
+    async def _without_others(self, deliveries: list[Delivery], error: Exception) -> None:
+        """Find the event that the fault is about, so that no other waits for it; then bury it."""
+        if len(deliveries) > 1:
+            middle = len(deliveries) // 2
+            for half in (deliveries[:middle], deliveries[middle:]):
+                await self.on_events(half)
+            return
+        [delivery] = deliveries
+        if delivery.nth < _EVENT_DELIVERIES:
+            _give_back(deliveries)
+            return
+        fact = to_fact(delivery)
+        try:
+            await self._projector.pass_over(fact, partial(self._still_at_work, deliveries))
+            await self._bury(fact, error)
+        except JanError:
+            _give_back(deliveries)
+        else:
             delivery.ack()
 
     async def _bury(self, fact: Fact, reason: Exception) -> None:

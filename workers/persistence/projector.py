@@ -49,7 +49,8 @@ def to_batch(facts: Sequence[Fact]) -> tuple[Batch, list[Unusable]]:
     for fact in facts:
         try:
             _fold(batch, fact)
-        except (msgspec.DecodeError, ValueError, KeyError) as error:  # ValueError: not UTF-8
+        except (msgspec.DecodeError, ValueError, KeyError, RecursionError) as error:
+            # ValueError: it is not UTF-8.
             unreadable.append((fact, error))
     return batch, unreadable
 
@@ -110,13 +111,24 @@ class Projector:
             unreadable = {fact.seq for fact, _ in unusable}
             readable = [fact for fact in facts if fact.seq not in unreadable]
             if len(readable) == 1:
-                await self._write(Batch(sequences=batch.sequences), still_at_work)
+                await self._write_least(batch, still_at_work)
                 return [*unusable, (readable[0], error)]
             await self._write(Batch(sequences=sorted(unreadable)), still_at_work)
             middle = len(readable) // 2
             for half in (readable[:middle], readable[middle:]):
                 unusable += await self.project(half, still_at_work)
         return unusable
+
+    async def pass_over(self, fact: Fact, still_at_work: StillAtWork) -> None:
+        """Note that a fact was there, and write nothing of it. Raises Unavailable as `project`."""
+        await self._write(Batch(sequences=[fact.seq]), still_at_work)
+
+    async def _write_least(self, batch: Batch, still_at_work: StillAtWork) -> None:
+        """Write of a refused fact what is left: a run has ended, and counts, without its turn."""
+        try:
+            await self._write(batch, still_at_work)
+        except DBAPIError:
+            await self._write(Batch(sequences=batch.sequences), still_at_work)
 
     async def _write(
         self, batch: Batch, still_at_work: StillAtWork, facts: Sequence[Fact] = ()

@@ -6,7 +6,7 @@ stored after the commit, and again if it is not known whether it was.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, Protocol
@@ -40,6 +40,14 @@ logger = structlog.get_logger()
 
 _BEFORE: Final = 2.0  # seconds before a run's making, from where the log is looked through for it
 _PAUSES: Final = (0.05, 0.2, 0.5)  # seconds between looks for it
+_UNREADABLE: Final = (
+    msgspec.DecodeError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    RecursionError,
+)
 _MARKS: Final = (b'"turn":', b'"store":true')
 
 Told = bytes  # an event that the log may not have yet
@@ -271,17 +279,24 @@ def _to_items(end: Ended) -> tuple[list[Item], list[Item]]:
     finished = end.finished
     if finished.result is None and _is_refused(finished):
         return [], []
-    try:
-        said = to_input_items(_decode_messages(end.asked.messages))
-        body = _decode_body(finished.result) if finished.result is not None else {}
-        answered = to_answer_items(body, whole=finished.status == "completed")
-    except (msgspec.DecodeError, LookupError, TypeError, AttributeError, ValueError) as error:
-        what = type(error).__name__  # its text, and its locals, may have what was said
-        logger.error("a run is not stored: it can't be read", run_id=end.run_id, error=what)
-        return [], []
+    said = _read_items(end, lambda: to_input_items(_decode_messages(end.asked.messages)))
+    answered = []
+    if finished.result is not None:
+        result, whole = finished.result, finished.status == "completed"
+        answered = _read_items(end, lambda: to_answer_items(_decode_body(result), whole=whole))
     for number, item in enumerate((*said, *answered)):
         item["id"] = ids.derived_id(id_prefix(item["type"]), end.run_id, number)
     return said, answered
+
+
+def _read_items(end: Ended, read: Callable[[], list[Item]]) -> list[Item]:
+    """What a client or an upstream has said; nothing if nobody can read it."""
+    try:
+        return read()
+    except _UNREADABLE as error:
+        what = type(error).__name__  # its text, and its locals, may have what was said
+        logger.error("a part of a run is not stored: no reading it", run_id=end.run_id, error=what)
+        return []
 
 
 def _is_refused(finished: RunFinished) -> bool:
@@ -329,7 +344,7 @@ def _read(decode: Any, fact: Fact) -> Any:
     """Read a fact; what can't be read is told by whoever projects it."""
     try:
         return decode(fact.data)
-    except (msgspec.DecodeError, ValueError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return None
 
 

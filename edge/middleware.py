@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
+from urllib.parse import parse_qsl
 
 import structlog
 from starlette.requests import ClientDisconnect
@@ -149,6 +150,8 @@ class Hygiene:
             start = path.find("/", 1)
             if path[:start] in _PREFIXES and path.startswith("/v1/", start):
                 scope["path"] = path[start:]
+        if "\0" in path or b"%00" in scope["query_string"]:
+            _refuse_nul(scope)
         headers: Headers = [item for item in scope["headers"] if not item[0].startswith(_IDENTITY)]
         scope["headers"] = headers
         names = dict(headers)
@@ -215,6 +218,15 @@ class Limiting:
             await self.app(scope, receive, send)
         finally:
             limits.leave(standing)
+
+
+def _refuse_nul(scope: Scope) -> None:
+    """Refuse the character that no column of the database holds. Raises InvalidRequest."""
+    fields = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    for name, text in [("path", scope["path"]), *fields]:
+        if "\0" in name + text:
+            param = name.replace("\0", "")
+            raise InvalidRequest(f"'{param}' contains the NUL character", param=param)
 
 
 def _refuse_repeats(headers: Headers) -> None:

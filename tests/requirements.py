@@ -141,6 +141,9 @@ REQUIREMENTS: dict[str, Requirement] = {
     "input.unicode": R("NUL and lone surrogates are answered or refused, never a 500", SERVER),
     "input.headers": R("header bombs are refused and the server goes on", HTTP),
     "input.fuzz": R("requests generated from our own OpenAPI document find no 5xx", SERVER),
+    "input.stored": R(
+        "every field of what is stored is taken or refused by name, whatever it is given", SERVER
+    ),
     "input.owner": R(
         "with every method, an id of somebody else's is as good as one of nothing", SERVER
     ),
@@ -296,6 +299,11 @@ REQUIREMENTS: dict[str, Requirement] = {
     ),
     "faults.stored.database": R(
         "kill -9 of PostgreSQL: every write is done once or not at all, as answered", SERVER
+    ),
+    "faults.stored.turns": R(
+        "kill -9 of persistence workers or PostgreSQL: every accepted turn is in its conversation "
+        "once and in order, and usage is exact",
+        SERVER,
     ),
     "faults.stored.away": R(
         "a write that is refused with 503 is not done later either; chat goes on", SERVER

@@ -4,6 +4,7 @@ Made from the table of routes. A route with ids in its path that nobody has told
 something for fails here: what it serves could be anybody's.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -162,11 +163,11 @@ def owned_routes() -> Iterator[tuple[str, str]]:
             yield method, route.path
 
 
-def maker_of(path: str) -> Maker:
-    """The maker with the longest beginning of the path."""
+def prefix_of(path: str) -> str:
+    """The longest beginning of the path that has a maker."""
     found = [prefix for prefix in MAKERS if begins(path, prefix)]
     assert found, f"nobody can make what {path} is about: add it to MAKERS, or to NOBODYS"
-    return MAKERS[max(found, key=len)]
+    return max(found, key=len)
 
 
 def fill(path: str, known: Ids) -> str:
@@ -218,9 +219,8 @@ def users(server: LaunchedServer) -> Iterator[Users]:
 def test_what_is_somebody_elses_answers_as_what_does_not_exist(
     users: Users, method: str, path: str
 ) -> None:
-    maker = maker_of(path)
-    prefix = next(prefix for prefix, known in MAKERS.items() if known is maker)
-    hers, his, nothing = users.hers[prefix], users.his[prefix], maker.missing()
+    prefix = prefix_of(path)
+    hers, his, nothing = users.hers[prefix], users.his[prefix], MAKERS[prefix].missing()
     names = names_of(path)
 
     def ask(known: Ids) -> tuple[int, str]:
@@ -242,44 +242,95 @@ def test_what_is_somebody_elses_answers_as_what_does_not_exist(
         assert users.alice.get(fill(path, hers)).status_code == 200
 
 
-REFERENCES: list[tuple[str, str, str, Callable[[str], dict[str, Any]]]] = [
-    ("POST", "/v1/conversations", "/v1/projects", lambda one: {"json": {"project_id": one}}),
-    (
-        "POST",
-        "/v1/prompts",
-        "/v1/projects",
-        lambda one: {"json": {"name": "x", "template": "x", "project_id": one}},
-    ),
-    (
-        "POST",
-        "/v1/chat/completions",
-        "/v1/prompts",
-        lambda one: {"json": {"model": SIMULATED, "prompt": {"id": one}}},
-    ),
-    (
-        "POST",
-        "/v1/chat/completions",
-        "/v1/conversations",
-        lambda one: {"json": {**ASK, "conversation": one}},
-    ),
+def in_body(**field: Any) -> Callable[[str], dict[str, Any]]:
+    """A request whose body has the id where its text is `ID`."""
+    told = json.dumps(field)
+    return lambda one: {"json": json.loads(told.replace("ID", one))}
+
+
+def in_query(param: str) -> Callable[[str], dict[str, Any]]:
+    """A request whose query has the id."""
+    return lambda one: {"params": {param: one}}
+
+
+FORK = in_body(name="other", fork_from_item_id="ID")
+SHARE = in_body(scope="item", item_id="ID")
+CONVERSATION = "/v1/conversations/{id}"
+COMPLETIONS = "/v1/chat/completions"
+REFERENCES: list[tuple[str, str, str, str, Callable[[str], dict[str, Any]]]] = [
+    ("POST", "/v1/conversations", "/v1/projects", "id", in_body(project_id="ID")),
+    ("PATCH", CONVERSATION, "/v1/projects", "id", in_body(project_id="ID")),
+    ("POST", CONVERSATION + "/branches", "/v1/conversations", "item_id", FORK),
+    ("POST", CONVERSATION + "/share", "/v1/conversations", "item_id", SHARE),
+    ("POST", "/v1/prompts", "/v1/projects", "id", in_body(name="x", template="x", project_id="ID")),
+    ("POST", "/v1/prompts/{id}", "/v1/projects", "id", in_body(project_id="ID")),
+    ("POST", COMPLETIONS, "/v1/prompts", "id", in_body(model=SIMULATED, prompt={"id": "ID"})),
+    ("POST", COMPLETIONS, "/v1/conversations", "id", in_body(conversation="ID", **ASK)),
+    ("POST", COMPLETIONS, "/v1/conversations", "id", in_body(conversation={"id": "ID"}, **ASK)),
     *[
-        ("GET", path, path, lambda one, param=param: {"params": {param: one}})  # type: ignore[misc]
-        for path in ("/v1/conversations", "/v1/projects", "/v1/prompts")
+        ("GET", path, kind, name, in_query(param))
+        for path, kind, name in (
+            ("/v1/conversations", "/v1/conversations", "id"),
+            ("/v1/projects", "/v1/projects", "id"),
+            ("/v1/prompts", "/v1/prompts", "id"),
+            ("/v1/runs", "/v1/runs", "id"),
+            (COMPLETIONS, COMPLETIONS, "id"),
+            ("/v1/shares", "/v1/shares", "share_id"),
+            (CONVERSATION + "/items", "/v1/conversations", "item_id"),
+            (CONVERSATION + "/messages", "/v1/conversations", "item_id"),
+            (CONVERSATION + "/shares", "/v1/shares", "share_id"),
+        )
         for param in ("after", "before")
     ],
-    ("GET", "/v1/conversations", "/v1/projects", lambda one: {"params": {"project_id": one}}),
-    ("GET", "/v1/prompts", "/v1/projects", lambda one: {"params": {"project_id": one}}),
+    ("GET", "/v1/conversations", "/v1/projects", "id", in_query("project_id")),
+    ("GET", "/v1/prompts", "/v1/projects", "id", in_query("project_id")),
+    ("GET", "/v1/runs", "/v1/conversations", "id", in_query("conversation")),
 ]
-"""Where else ids stand: the request, the kind of thing, and how it is named."""
+"""Where else ids stand: the request, the kind of thing, which of its ids, how it is named."""
 
 
 @pytest.mark.requirement("input.owner")
-@pytest.mark.parametrize(("method", "path", "kind", "name"), REFERENCES)
+@pytest.mark.parametrize(("method", "path", "kind", "which", "named"), REFERENCES)
 def test_a_reference_to_what_is_somebody_elses_is_one_to_nothing(
-    users: Users, method: str, path: str, kind: str, name: Callable[[str], dict[str, Any]]
+    users: Users,
+    method: str,
+    path: str,
+    kind: str,
+    which: str,
+    named: Callable[[str], dict[str, Any]],
 ) -> None:
-    hers, nothing = users.hers[kind], MAKERS[kind].missing()
-    foreign = users.bob.request(method, path, **name(hers["id"]))
-    absent = users.bob.request(method, path, **name(nothing["id"]))
-    assert without(foreign, {"id": hers["id"]}) == without(absent, {"id": nothing["id"]})
+    url = fill(path, users.his[prefix_of(path)])
+    hers, nothing = users.hers[kind][which], MAKERS[kind].missing()[which]
+    foreign = users.bob.request(method, url, **named(hers))
+    absent = users.bob.request(method, url, **named(nothing))
+    assert without(foreign, {which: hers}) == without(absent, {which: nothing})
     assert foreign.status_code in (400, 404) or foreign.json()["data"] == []
+
+
+LISTS = [
+    "/v1/conversations",
+    "/v1/conversations?search=mine",
+    "/v1/shares?include_revoked=true",
+    "/v1/projects",
+    "/v1/prompts",
+    "/v1/runs",
+    COMPLETIONS,
+]
+
+
+@pytest.mark.requirement("input.owner")
+@pytest.mark.parametrize("path", LISTS)
+def test_a_list_has_ones_own_things_and_nobody_elses(users: Users, path: str) -> None:
+    known = [one for kind in users.hers.values() for one in kind.values()]
+    hers, his = users.alice.get(path).json()["data"], users.bob.get(path).json()["data"]
+    assert hers
+    assert his
+    assert not {one["id"] for one in hers} & {one["id"] for one in his}
+    assert not [one for one in known if one[-26:] in json.dumps(his)]
+
+
+@pytest.mark.requirement("input.owner")
+def test_an_export_of_all_has_nothing_of_anybody_else(users: Users) -> None:
+    exported = users.bob.post("/v1/conversations/export").text
+    assert exported.count("conversation.export") == len(list(exported.splitlines()))
+    assert not [one for kind in users.hers.values() for one in kind.values() if one in exported]

@@ -118,8 +118,9 @@ class Served:
         return Answer(sent)
 
 
-def scope_of(headers: Headers) -> Scope:
-    return {"type": "http", "method": "GET", "path": "/", "headers": headers, "state": {}}
+def scope_of(headers: Headers, path: str = "/", query: bytes = b"") -> Scope:
+    told = {"path": path, "query_string": query, "headers": headers}
+    return {"type": "http", "method": "GET", "state": {}} | told
 
 
 async def nothing_comes() -> Message:
@@ -231,6 +232,26 @@ async def test_a_header_that_must_come_once_is_refused_twice(name: str) -> None:
     await Errors(Hygiene(ok, MAX_BODY), [])(scope_of(twice), nothing_comes, send)
     assert sent[0]["status"] == 400
     assert Answer(sent).error["param"] == name.title()
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "param"),
+    [
+        ("/v1/thing/a\0", b"", "path"),
+        ("/v1/thing", b"limit=3&after=a%00b", "after"),
+        ("/v1/thing", b"metadata%5Ba%00%5D=b", "metadata[a]"),
+    ],
+)
+async def test_nul_in_a_path_or_a_query_is_refused_by_name(
+    path: str, query: bytes, param: str
+) -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await Errors(Hygiene(ok, MAX_BODY), [])(scope_of([], path, query), nothing_comes, send)
+    assert (sent[0]["status"], Answer(sent).error["param"]) == (400, param)
 
 
 async def test_a_client_that_leaves_in_its_body_is_no_fault(

@@ -9,7 +9,7 @@ import os
 import re
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,8 +77,9 @@ class Load:
     """What was written and told while things were killed."""
 
     writers: list[Writer]
-    runs: list[str]
-    streams: list[Received]
+    runs: list[str] = field(default_factory=list)
+    streams: list[Received] = field(default_factory=list)
+    kills: int = 0
 
     @property
     def answers(self) -> dict[str, int]:
@@ -86,7 +87,7 @@ class Load:
         return {text: code for one in self.writers for text, code in one.answers.items()}
 
 
-Disturb = Callable[[LaunchedServer, float], Any]
+Disturb = Callable[[LaunchedServer, float], Coroutine[Any, Any, int]]  # … and tells how often
 
 
 async def run_load(case: Case, disturb: Disturb) -> Load:
@@ -100,8 +101,8 @@ async def run_load(case: Case, disturb: Disturb) -> Load:
                 tasks.create_task(one.write(client, case.server.url, until))
             tasks.create_task(tell(edge, inference, runs, until))
             chatting = tasks.create_task(chat(case, client, until))
-            tasks.create_task(disturb(case.server, until))
-        return Load(writers, runs, chatting.result())
+            disturbing = tasks.create_task(disturb(case.server, until))
+        return Load(writers, runs, chatting.result(), disturbing.result())
 
 
 @asynccontextmanager
@@ -134,18 +135,19 @@ async def chat(case: Case, client: httpx.AsyncClient, until: float) -> list[Rece
     return streams.received
 
 
-async def kill_workers(server: LaunchedServer, until: float) -> None:
+async def kill_workers(server: LaunchedServer, until: float) -> int:
     """Kill the persistence workers again and again."""
-    await again_and_again(server, until, "persistence")
+    return await again_and_again(server, until, "persistence")
 
 
-async def kill_database(server: LaunchedServer, until: float) -> None:
+async def kill_database(server: LaunchedServer, until: float) -> int:
     """Kill PostgreSQL again and again."""
-    await again_and_again(server, until, "postgres")
+    return await again_and_again(server, until, "postgres")
 
 
-async def again_and_again(server: LaunchedServer, until: float, kind: str) -> None:
+async def again_and_again(server: LaunchedServer, until: float, kind: str) -> int:
     loop = asyncio.get_running_loop()
+    kills = 0
     while loop.time() < until - KILL_EVERY:
         await asyncio.sleep(KILL_EVERY)
         for process in server.processes(kind):
@@ -154,9 +156,11 @@ async def again_and_again(server: LaunchedServer, until: float, kind: str) -> No
             ):  # killed while it starts, it would never do anything
                 with suppress(ProcessLookupError):  # it has just died
                     os.kill(process.pid, signal.SIGKILL)
+                    kills += 1
+    return kills
 
 
-async def freeze_database(server: LaunchedServer, until: float) -> None:
+async def freeze_database(server: LaunchedServer, until: float) -> int:
     """PostgreSQL says nothing for most of the time, and long enough that writes are given up."""
     loop = asyncio.get_running_loop()
     await asyncio.sleep(KILL_EVERY)
@@ -165,6 +169,20 @@ async def freeze_database(server: LaunchedServer, until: float) -> None:
             eventually, lambda: http.get("/readyz").json()["status"] == "degraded"
         )
         await asyncio.sleep(max(PATIENCE + 6, until - loop.time()))
+    return 1
+
+
+async def stop_database(server: LaunchedServer, until: float) -> int:
+    """PostgreSQL is down for half of the time, as nobody is there to start it again."""
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(KILL_EVERY)
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        server.kill("postgres")
+        await asyncio.sleep(max(PATIENCE + 6, (until - loop.time()) / 2))
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    return 1
 
 
 def stored_texts(case: Case) -> dict[str, list[str]]:
@@ -236,7 +254,8 @@ async def hold(case: Case, disturb: Disturb, record: Callable[[str, object], Non
     assert all(stream.whole for stream in load.streams)
     statuses = Counter(load.answers.values())
     record("statuses", dict(statuses))
-    print(f"answers: {dict(statuses)}; runs told: {len(load.runs)}")
+    record("kills", load.kills)
+    print(f"answers: {dict(statuses)}; runs told: {len(load.runs)}; kills: {load.kills}")
     assert statuses[200]
     return load
 
@@ -287,3 +306,14 @@ async def test_what_was_refused_while_postgres_was_away_is_never_done(
         answers = list(load.answers.values())
         assert answers.count(503)
         assert answers.count(500) <= 2 * WRITERS  # those that were being committed
+
+
+@pytest.mark.requirement("faults.stored.away")
+async def test_what_was_refused_while_postgres_was_down_is_never_done(
+    start: Start, record_property: Record
+) -> None:
+    with start(env=ENV) as case:
+        load = await hold(case, stop_database, record_property)
+        answers = list(load.answers.values())
+        assert answers.count(503)
+        assert answers.count(500) <= WRITERS  # those that were under way when it was killed

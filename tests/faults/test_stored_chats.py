@@ -110,8 +110,8 @@ async def run_load(case: Case, disturb: Disturb, key: str) -> tuple[Load, list[S
                 tasks.create_task(writer.write(writing, url, until))
             for one in speakers:
                 tasks.create_task(one.speak(chatting, url, until))
-            tasks.create_task(disturb(case.server, until))
-    return Load(writers, [], []), speakers
+            disturbing = tasks.create_task(disturb(case.server, until))
+    return Load(writers, kills=disturbing.result()), speakers
 
 
 async def log_length(server: LaunchedServer) -> int:
@@ -176,7 +176,8 @@ async def hold(case: Case, disturb: Disturb, record: Record) -> None:
     record("chats", dict(answers))
     record("statuses", dict(statuses))
     record("facts", facts)
-    print(f"chats: {dict(answers)}; writes: {dict(statuses)}; facts: {facts}")
+    record("kills", load.kills)
+    print(f"chats: {dict(answers)}; writes: {dict(statuses)}; facts: {facts}; kills: {load.kills}")
     assert answers[200]
     assert statuses[200]
     assert_rarely_unknown(load)

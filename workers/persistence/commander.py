@@ -219,7 +219,9 @@ async def claim(connection: AsyncConnection, name: str, command: Command) -> Don
         return None
     found = (await connection.execute(_FIND, {"command": command.id})).one()
     if found.digest != digest:
-        raise IdempotencyConflict("the Idempotency-Key was used for another request")
+        raise IdempotencyConflict(
+            "the Idempotency-Key was used for another request", param="Idempotency-Key"
+        )
     return Done(*found)
 
 

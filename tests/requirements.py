@@ -175,6 +175,7 @@ REQUIREMENTS: dict[str, Requirement] = {
     "conversations.items": Requirement(
         "Items are appended, listed both ways page by page, read and deleted", OPENAI
     ),
+    "conversations.edges": R("What is written at one edge is read at the others at once", SERVER),
     "conversations.append": R("Of concurrent appends none is lost, doubled or torn apart", SERVER),
     "conversations.bounds": R("Each limit is held, and the error names the field", SERVER),
     "conversations.large": R("Thousands of items are read both ways; messages of 1 MB", SERVER),

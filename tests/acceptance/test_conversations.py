@@ -1,6 +1,8 @@
 """Conversations and their items, through the real SDK, on a whole server."""
 
 import json
+from collections.abc import Callable
+from typing import Any, Literal
 
 import httpx
 import openai
@@ -53,6 +55,92 @@ def test_items_are_listed_both_ways_page_by_page(client: openai.OpenAI) -> None:
     assert left.id == conversation.id
     rest = client.conversations.items.list(conversation.id, order="asc", after=third.id)
     assert [text(item) for item in rest] == ["3", "4", "5", "6"]
+
+
+@pytest.mark.requirement("conversations.items")
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_items_are_listed_backwards_from_one_page_by_page(
+    client: openai.OpenAI, order: Literal["asc", "desc"]
+) -> None:
+    conversation = client.conversations.create(items=[message(f"{n}") for n in range(8)]).id  # type: ignore[misc]
+    known = [item.id for item in client.conversations.items.list(conversation, order=order)]
+    found: list[str] = []
+    cursor, has_more = known[7], True
+    while has_more:
+        page = client.conversations.items.list(
+            conversation, order=order, limit=3, extra_query={"before": cursor}
+        )
+        found = [item.id for item in page.data] + found
+        cursor, has_more = page.data[0].id, page.has_more
+    assert found == known[:7]
+    first = client.conversations.items.list(conversation, order=order, after=known[7])
+    assert (first.data, first.has_more) == ([], False)
+
+
+ITEMS: list[dict[str, Any]] = [
+    message("hello"),
+    {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "call_1", "output": "x"},
+    {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "why"}]},
+    {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search"}},
+    {
+        "type": "message",
+        "role": "user",
+        "content": [{"type": "input_image", "image_url": "data:,", "detail": "auto"}],
+    },
+]
+
+
+@pytest.mark.requirement("conversations.items")
+def test_items_of_every_kind_come_back_as_what_the_sdk_has_for_them(client: openai.OpenAI) -> None:
+    conversation = client.conversations.create(items=ITEMS).id  # type: ignore[arg-type]
+    found = list(client.conversations.items.list(conversation, order="asc"))
+    assert [item.type for item in found] == [item["type"] for item in ITEMS]
+    for sent, item in zip(ITEMS, found, strict=True):
+        told = item.to_dict()
+        given = {name: value for name, value in sent.items() if name not in ("id", "content")}
+        assert {name: told[name] for name in given} == given
+        assert client.conversations.items.retrieve(item.id, conversation_id=conversation) == item
+
+
+@pytest.mark.requirement("conversations.crud")
+def test_what_was_deleted_is_a_404_however_it_is_asked_for(client: openai.OpenAI) -> None:
+    conversation = client.conversations.create(items=[message("hello")]).id  # type: ignore[list-item]
+    item = client.conversations.items.list(conversation).data[0].id
+    assert client.conversations.update(conversation, metadata=None).metadata == {}
+    client.conversations.items.delete(item, conversation_id=conversation)
+    with pytest.raises(openai.NotFoundError):
+        client.conversations.items.delete(item, conversation_id=conversation)
+    client.conversations.delete(conversation)
+    asked: list[Callable[[], object]] = [
+        lambda: client.conversations.delete(conversation),
+        lambda: client.conversations.update(conversation, metadata={}),
+        lambda: client.conversations.items.list(conversation),
+        lambda: client.conversations.items.create(conversation, items=[message("x")]),  # type: ignore[list-item]
+        lambda: client.conversations.items.retrieve(item, conversation_id=conversation),
+    ]
+    for ask in asked:
+        with pytest.raises(openai.NotFoundError):
+            ask()
+
+
+@pytest.mark.requirement("conversations.edges")
+def test_what_is_written_at_one_edge_is_read_at_the_other_at_once(
+    server: LaunchedServer, api_key: str
+) -> None:
+    with http_client(server.edges[0], api_key) as one, http_client(server.edges[1], api_key) as two:
+        for number in range(50):
+            here, there = (one, two) if number % 2 else (two, one)
+            made = here.post("/v1/conversations", json={"items": [message("hello")]}).json()
+            path = f"/v1/conversations/{made['id']}"
+            assert there.get(path).json() == made
+            ask = {"model": "jan-simulated", "messages": [{"role": "user", "content": "hi"}]}
+            more = {"conversation": made["id"], "stream": True, "max_tokens": 1}
+            said = here.post("/v1/chat/completions", json=ask | more)
+            assert said.is_success, said.text
+            assert len(there.get(f"{path}/items").json()["data"]) == 3
+            assert here.delete(path).is_success
+            assert there.get(path).status_code == 404
 
 
 @pytest.mark.requirement("users.delete")

@@ -309,6 +309,9 @@ def test_stored_completions_are_listed_changed_and_deleted(
 
         one = client.chat.completions.retrieve(made[1])
         assert one == chosen.data[0]
+        assert client.chat.completions.update(made[2], metadata=None).metadata == {}  # type: ignore[attr-defined]
+        backwards = client.chat.completions.list(limit=1, extra_query={"before": made[2]})
+        assert ([one.id for one in backwards.data], backwards.has_more) == ([made[1]], True)
         changed = client.chat.completions.update(made[1], metadata={"kind": "changed"})
         assert changed.metadata == {"kind": "changed"}  # type: ignore[attr-defined]
         assert client.chat.completions.list(metadata={"kind": "changed"}).data[0].id == made[1]

@@ -19,6 +19,7 @@ from edge.orders import Caller
 from edge.stored import Positions, Stored
 from schemas import writes
 from schemas.api.lists import Paging
+from schemas.errors import Unavailable
 from schemas.queries import Ask
 from schemas.queries.conversations import AskConversation, AskConversations, AskItems
 from schemas.queries.runs import AskRun, AskRuns
@@ -69,6 +70,28 @@ async def until(holds: Callable[[], Any]) -> None:
     async with asyncio.timeout(30):
         while not await holds():  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.02)
+
+
+async def test_a_question_that_takes_too_long_is_given_up_by_the_database_too(
+    nats: NatsServer, postgres: PostgresServer
+) -> None:
+    """Nobody takes it for a database that is away, and its server works for nobody."""
+    await migrate(nats)
+    async with postgres.database() as url:
+        blocking = open_engine(url, pool_size=1)
+        async with (
+            running_worker(nats, url) as worker,
+            open_bus(nats.url("edge"), name="edge") as bus,
+            blocking.connect() as connection,
+        ):
+            await connection.execute(text("LOCK TABLE conversations IN ACCESS EXCLUSIVE MODE"))
+            ask = AskConversation(principal=PRINCIPAL, id="conv_1")
+            with pytest.raises(Unavailable, match="too long"):
+                await stored_at(bus).ask("conversations", "get", ask)
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            assert await connection.scalar(text(waiting)) == 0
+            assert worker.work.presence() == {"database": "ok"}
+        await blocking.dispose()
 
 
 async def test_a_replica_answers_once_it_has_what_was_written(nats: NatsServer) -> None:

@@ -32,7 +32,7 @@ from schemas.queries.settings import AskSettings
 from schemas.queries.shares import AskPublicShare, AskShares
 from schemas.queries.usage import AskUsage
 from workers.persistence import positions
-from workers.persistence.database import Database, describe, is_poison, is_transient
+from workers.persistence.database import Database, describe, is_poison, is_too_slow, is_transient
 from workers.persistence.queries import (
     branches,
     completions,
@@ -218,6 +218,8 @@ class Answers:
         except (SQLAlchemyError, OSError) as cause:
             if isinstance(cause, DBAPIError) and is_poison(cause):
                 failure = InvalidRequest(f"the question is refused: {describe(cause)}")
+            elif is_too_slow(cause):
+                failure = Unavailable("the question takes too long: ask for less", retry_after=1)
             else:
                 last.database.health.down(cause)
                 failure = Unavailable("the database does not answer", retry_after=1)
@@ -246,5 +248,5 @@ def _note_failure(source: Source, error: Exception) -> None:
     known = isinstance(error, Behind | NotFound) or (
         isinstance(error, DBAPIError) and (is_poison(error) or is_transient(error))
     )
-    if not known:
+    if not known and not is_too_slow(error):
         source.fail(error)

@@ -18,6 +18,7 @@ logger = structlog.get_logger()
 
 _CONNECT_SECONDS = 3
 _STATEMENT_MS = 15_000
+_READ_MS = 2_500  # less than a question may take: the server must not go on with it for nobody
 # A server that has vanished without a word is noticed after this, instead of in two hours.
 _SILENCE_MS = 10_000
 
@@ -45,7 +46,8 @@ def open_engine(
     `only_reads`: each statement stands alone, which saves two round trips. `idle_ms`: how long a
     transaction may do nothing (0: for ever): a worker that stands still must not keep its locks.
     """
-    options = f"-c statement_timeout={_STATEMENT_MS} -c timezone=UTC"
+    statement_ms = _READ_MS if only_reads else _STATEMENT_MS
+    options = f"-c statement_timeout={statement_ms} -c timezone=UTC"
     if idle_ms:
         options += f" -c idle_in_transaction_session_timeout={idle_ms}"
     return create_async_engine(
@@ -86,6 +88,11 @@ _TRANSIENT = ("40001", "40P01", "23505")
 def is_transient(error: DBAPIError) -> bool:
     """Tell whether a transaction lost against another one, and may do better now."""
     return getattr(error.orig, "sqlstate", None) in _TRANSIENT
+
+
+def is_too_slow(error: BaseException) -> bool:
+    """Tell whether the database has given a statement up for the time that it takes."""
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == "57014"
 
 
 def describe(error: BaseException) -> str:

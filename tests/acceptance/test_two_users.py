@@ -56,6 +56,11 @@ def make_message(http: httpx.Client) -> Ids:
     return {"id": created(http, "/v1/messages", max_tokens=16, **ASK)["id"]}
 
 
+def make_response(http: httpx.Client) -> Ids:
+    """A response that has ended, and is stored."""
+    return {"id": created(http, "/v1/responses", model=SIMULATED, input="mine")["id"]}
+
+
 def make_conversation(http: httpx.Client) -> Ids:
     """A conversation with an item, a call, a branch, a share and an export."""
     call = ids.new_id("call_")
@@ -114,6 +119,7 @@ MAKERS: Mapping[str, Maker] = {
     "/v1/chat/completions": Maker(make_run, missing("chatcmpl-")),
     "/v1/completions": Maker(make_completion, missing("cmpl-")),
     "/v1/messages": Maker(make_message, missing("msg_")),
+    "/v1/responses": Maker(make_response, missing("resp_")),
     "/v1/conversations": Maker(make_conversation, miss_conversation),
     "/v1/shares": Maker(make_conversation, miss_conversation),
     "/v1/runs": Maker(make_run, missing("chatcmpl-")),
@@ -253,6 +259,7 @@ def in_query(param: str) -> Callable[[str], dict[str, Any]]:
     return lambda one: {"params": {param: one}}
 
 
+SAY = {"model": SIMULATED, "input": "mine"}
 FORK = in_body(name="other", fork_from_item_id="ID")
 SHARE = in_body(scope="item", item_id="ID")
 CONVERSATION = "/v1/conversations/{id}"
@@ -267,6 +274,8 @@ REFERENCES: list[tuple[str, str, str, str, Callable[[str], dict[str, Any]]]] = [
     ("POST", COMPLETIONS, "/v1/prompts", "id", in_body(model=SIMULATED, prompt={"id": "ID"})),
     ("POST", COMPLETIONS, "/v1/conversations", "id", in_body(conversation="ID", **ASK)),
     ("POST", COMPLETIONS, "/v1/conversations", "id", in_body(conversation={"id": "ID"}, **ASK)),
+    ("POST", "/v1/responses", "/v1/responses", "id", in_body(previous_response_id="ID", **SAY)),
+    ("POST", "/v1/responses", "/v1/conversations", "id", in_body(conversation="ID", **SAY)),
     *[
         ("GET", path, kind, name, in_query(param))
         for path, kind, name in (

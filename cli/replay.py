@@ -22,6 +22,7 @@ from edge.admission import Admission
 from edge.inbox import open_inbox
 from edge.recorded import Requests
 from edge.replays import NOT_ENDED, Recorded, Replays
+from edge.responses.references import References
 from schemas import ids, subjects
 from schemas.api.replays import Replay
 from schemas.catalogue import Catalogue, decode_catalogue
@@ -176,7 +177,9 @@ async def open_desk(state: State, timeout: float) -> AsyncIterator[Desk]:
     ):
         catalogue = await read_catalogue(bus)
         find_targets = Admission(catalogue).targets
-        requests = Requests(open_objects(state.data.path), asking(bus))
+        requests = Requests(
+            open_objects(state.data.path), asking(bus), References(asking(bus), state.sealing_key)
+        )
         yield Desk(bus, catalogue, Replays(bus, inbox, requests, find_targets, deadline=timeout))
 
 

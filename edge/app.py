@@ -209,7 +209,7 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
             "replays": Replays(
                 bus,
                 inbox,
-                Requests(objects, kept.ask),
+                Requests(objects, kept.ask, references),
                 admission.targets,
                 deadline=settings.run_deadline,
             ),

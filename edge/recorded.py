@@ -9,9 +9,10 @@ from typing import Final
 from bus.objects import ObjectStore
 from edge.jobs import carrying
 from edge.prompts import with_prompt
+from edge.responses.references import References
 from edge.turns import to_used, with_history
 from schemas import replays
-from schemas.commands import RunInference, UsedHistory, UsedPrompt, digest_of
+from schemas.commands import RunInference, Sources, UsedHistory, UsedPrompt, digest_of
 from schemas.errors import Gone, InvalidRequest, NotFound
 from schemas.objects import resolved_name
 from schemas.queries import AskStored, decode_answer
@@ -24,9 +25,10 @@ _CHANGED: Final = "source_changed"
 class Requests:
     """Finds the requests of runs that have ended; `ask` reads stored things."""
 
-    def __init__(self, objects: ObjectStore, ask: AskStored) -> None:
+    def __init__(self, objects: ObjectStore, ask: AskStored, references: References) -> None:
         self._objects = objects
         self._ask = ask
+        self._references = references
 
     async def find(self, command: RunInference) -> bytes:
         """A run's request as its job carried it.
@@ -35,6 +37,8 @@ class Requests:
         """
         request = await self._read(command)
         sources = command.sources
+        if command.kind == "response":
+            return await self._resolved(command, request, sources or Sources(""))
         if sources is None:
             replays.require_whole(command, request)
             return request
@@ -66,6 +70,19 @@ class Requests:
             return await self._objects.get(command.request_ref)
         except NotFound:
             raise Gone(replays.EXPIRED, code="request_expired") from None
+
+    async def _resolved(self, command: RunInference, request: bytes, used: Sources) -> bytes:
+        """The request of a response with what it referred to then."""
+        try:
+            found = await self._references.resolve(request, command.principal, used=used)
+        except NotFound as error:
+            raise Gone(f"its request can't be made again: {error.message}", code=_GONE) from None
+        except InvalidRequest as error:
+            raise Gone(f"its request can't be made again: {error.message}", code=_CHANGED) from None
+        body = found.to_body(in_words=False)
+        if digest_of(body) != used.digest:
+            raise Gone(_to_reason(used.prompt, used.history, found.history), code=_CHANGED)
+        return body
 
     async def _prompted(self, command: RunInference, request: bytes, used: UsedPrompt) -> bytes:
         try:

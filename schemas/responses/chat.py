@@ -30,7 +30,9 @@ def to_chat(
 
     `correction` tells the model what was wrong with its answer.
     """
-    messages = to_history(request, items) + fold.to_messages()
+    recorded = request.prepared.recorded
+    earlier = recorded.said if recorded is not None else []
+    messages = [*to_history(request, items), *earlier, *fold.to_messages()]
     if correction is not None:
         messages.append({"role": "user", "content": correction})
     fields: dict[str, Any] = {"model": request.model, "messages": messages}

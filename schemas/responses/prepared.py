@@ -7,6 +7,7 @@ from schemas.api.items import Item, id_prefix, to_item, to_message
 from schemas.api.responses import ResponseRequest
 from schemas.ids import derived_id
 from schemas.raw import OptionalRaw
+from schemas.responses.recorded import Recorded
 
 
 class Prepared(msgspec.Struct, omit_defaults=True):
@@ -15,6 +16,7 @@ class Prepared(msgspec.Struct, omit_defaults=True):
     `context` are the items of the responses before this one, `messages` a conversation's history as
     chat has it, `instruction` its project's. `referred` are the items that the input refers to, by
     their ids. `in_words`: no deployment can be held to a JSON schema, so the model is told of it.
+    `recorded`: it is a replay, and tools are not called.
     """
 
     context: list[Item] = []
@@ -23,6 +25,7 @@ class Prepared(msgspec.Struct, omit_defaults=True):
     conversation: str | None = None
     referred: dict[str, Item] = {}
     in_words: bool = False
+    recorded: Recorded | None = None
 
 
 class PreparedRequest(ResponseRequest):

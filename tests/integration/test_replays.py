@@ -16,6 +16,7 @@ from cli.run_reader import asking
 from edge.inbox import open_inbox
 from edge.recorded import Requests
 from edge.replays import Recorded, Replays
+from edge.responses.references import References
 from schemas import ids, subjects
 from schemas.api.needs import Needs
 from schemas.api.replays import Replay
@@ -84,7 +85,11 @@ async def open_replays(
         open_inbox(bus, "jan-replay") as inbox,
     ):
         yield Replays(
-            bus, inbox, Requests(open_store(data / "objects"), asking(bus)), here, deadline=deadline
+            bus,
+            inbox,
+            Requests(open_store(data / "objects"), asking(bus), References(asking(bus), "a key")),
+            here,
+            deadline=deadline,
         )
 
 

@@ -5,10 +5,11 @@ from typing import Final
 
 import msgspec
 
-from schemas import ids, subjects
+from schemas import subjects
 from schemas.commands import RunInference, encode
 from schemas.responses.calls import ToolCall
 from schemas.responses.fold import ResponseFold
+from schemas.responses.recorded import call_id
 from schemas.responses.story import Offer
 from schemas.tools import (
     MAX_ARGUMENTS,
@@ -18,21 +19,25 @@ from schemas.tools import (
     ToolStatus,
 )
 
+MCP_TOOL: Final = "mcp"
 EDGE: Final = "responses"  # in place of an edge's name: no client reads a call's frames
 
 
 def call_id_of(job: RunInference, call: ToolCall) -> str:
     """The id of a call: it follows from its place in the output."""
     assert call.place is not None
-    return ids.derived_id("tool_", job.run_id, call.place.at)
+    return call_id(job.run_id, call.place.at)
 
 
 def to_call_job(job: RunInference, call: ToolCall, offer: Offer) -> CallTool:
     """The job that has a call carried out."""
     now = time.time()
+    tool, options = offer.tool, offer.options
+    if offer.kind == "mcp":  # a server's that the request names: how to reach it is in the options
+        tool, options = MCP_TOOL, _with_name(offer)
     return CallTool(
         call_id=call_id_of(job, call),
-        tool=offer.tool,
+        tool=tool,
         arguments=_to_json(call.arguments),
         principal=job.principal,
         edge=EDGE,
@@ -40,11 +45,16 @@ def to_call_job(job: RunInference, call: ToolCall, offer: Offer) -> CallTool:
         deadline=min(job.deadline, now + offer.timeout),
         request_id=job.request_id,
         parent=job.run_id,
-        options=offer.options,
+        options=options,
         api_key=job.api_key,
         traceparent=job.traceparent,
         content=job.content,
     )
+
+
+def _with_name(offer: Offer) -> msgspec.Raw:
+    options = msgspec.json.decode(offer.options or b"{}", type=dict[str, msgspec.Raw])
+    return msgspec.Raw(encode(options | {"name": msgspec.Raw(encode(offer.tool))}))
 
 
 def _to_json(arguments: str) -> msgspec.Raw:

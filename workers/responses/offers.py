@@ -24,7 +24,6 @@ from schemas.tools import Tool as ServerTool
 from workers.responses.catalogue import Catalogue
 
 MCP_QUEUE: Final = "mcp"
-MCP_TOOL: Final = "mcp"
 
 _HOSTED: Final = {
     WebSearchTool: ("web_search", "web_search"),
@@ -73,6 +72,20 @@ class Listing(NamedTuple):
             "tools": told,
             "error": self.error,
         }
+
+
+def to_listing(item: Item) -> Listing:
+    """Read the item that a listing was told as."""
+    tools = [
+        ListedTool(
+            name=tool["name"],
+            description=tool.get("description"),
+            inputSchema=tool.get("input_schema") or {},
+            annotations=tool.get("annotations"),
+        )
+        for tool in item["tools"]
+    ]
+    return Listing(item["server_label"], tools, item.get("error"))
 
 
 class Offers:

@@ -28,6 +28,7 @@ from schemas.responses.calls import ToolCall
 from schemas.responses.chat import to_chat
 from schemas.responses.fold import ResponseFold
 from schemas.responses.prepared import PreparedRequest, decode_prepared, input_items
+from schemas.responses.recorded import find_result
 from schemas.responses.story import (
     Added,
     Begun,
@@ -56,7 +57,7 @@ from workers.responses.calls import (
 from workers.responses.catalogue import Catalogue
 from workers.responses.formats import to_correction
 from workers.responses.listings import Listings
-from workers.responses.offers import Offers, is_own
+from workers.responses.offers import Listing, Offers, is_own, to_listing
 from workers.responses.parts import Mailbox, Parts
 from workers.responses.settings import ResponsesSettings
 from workers.runtime.delivery import Delivery
@@ -168,8 +169,7 @@ class Response(LongRun):
         if fold.begun is None:
             self._say(writer, self._to_begun())
         servers = [tool for tool in tools if isinstance(tool, McpTool) and not is_own(tool)]
-        listings = Listings(self._bus, self._parts, mailbox, self.job)
-        listed = await listings.of(servers) if servers else []
+        listed = await self._list(servers, mailbox) if servers else []
         for number, listing in enumerate(listed):
             if number >= len(fold.items):  # an earlier worker may have said some
                 self._say(writer, Added(msgspec.Raw(encode(listing.to_item()))))
@@ -178,6 +178,18 @@ class Response(LongRun):
         self._say(writer, Offered(offers.to_list()))
         for approval in approvals:
             self._say(writer, approval)
+
+    async def _list(self, servers: Sequence[McpTool], mailbox: Mailbox) -> list[Listing]:
+        """What tools these servers have, or had in the response that this one repeats."""
+        recorded = self._request.prepared.recorded
+        if recorded is None:
+            return await Listings(self._bus, self._parts, mailbox, self.job).of(servers)
+        known = {item["server_label"]: to_listing(item) for item in recorded.lists}
+        nothing = "the recorded response did not ask it"
+        return [
+            known.get(tool.server_label, Listing(tool.server_label, (), nothing))
+            for tool in servers
+        ]
 
     def _to_begun(self) -> Begun:
         request, job = self._request, self.job
@@ -284,6 +296,7 @@ class Response(LongRun):
             refusal = None
             if call.item_id not in fold.called:
                 refusal = find_refusal(call, fold, most - len(given), hidden=hidden)
+                refusal = refusal or self._find_recorded(call)
             if refusal is not None:
                 self._say(writer, Returned(call.item_id, msgspec.Raw(encode(refusal))))
             else:
@@ -299,6 +312,13 @@ class Response(LongRun):
             assert call.offer is not None
             job = to_call_job(self.job, call, call.offer)
             await self._have_done(*job_message(job, call.offer.queue))
+
+    def _find_recorded(self, call: ToolCall) -> ToolResult | None:
+        """What a tool said in the response that this one repeats; None if it is no replay."""
+        recorded, place = self._request.prepared.recorded, call.place
+        if recorded is None or place is None:
+            return None
+        return find_result(recorded, place.item, self._fold.items[: place.at])
 
     async def _read_result(self, part: str, *, late: bool) -> ToolResult | None:
         history = await self._parts.read(EDGE, part)

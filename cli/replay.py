@@ -23,6 +23,7 @@ from edge.inbox import open_inbox
 from edge.recorded import Requests
 from edge.replays import NOT_ENDED, Recorded, Replays
 from edge.responses.references import References
+from edge.responses.replaying import Repeating
 from schemas import ids, subjects
 from schemas.api.replays import Replay
 from schemas.catalogue import Catalogue, decode_catalogue
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--model", metavar="ID", help="on another model")
     where.add_argument("--deployment", metavar="ID", help="on this deployment: PROVIDER/MODEL")
     parser.add_argument(
-        "--at", type=int, default=0, metavar="STEP", help="from which step on (only 0, for now)"
+        "--at", type=int, default=1, metavar="STEP", help="a response: from which step on (1)"
     )
     parser.add_argument(
         "--timeout", type=float, default=600.0, metavar="S", help="seconds that one may take (600)"
@@ -75,7 +76,9 @@ async def main(args: argparse.Namespace) -> int:
         async with open_desk(load(args.data), args.timeout) as desk:
             if args.many:
                 return await _many(desk, args)
-            replay = await desk.replay(args.id, model=args.model, deployment=args.deployment)
+            replay = await desk.replay(
+                args.id, model=args.model, deployment=args.deployment, at=args.at
+            )
     except BusUnavailable as error:
         raise Exit(f"{error.message}: is the server running?") from None
     except JanError as error:
@@ -98,8 +101,8 @@ def check(args: argparse.Namespace) -> None:
         raise BadSetup("name one run, or --many and which")
     if given and not args.many:
         raise BadSetup(f"{given[0]} is for --many")
-    if args.at != 0:
-        raise BadSetup(f"--at {args.at}: a run has one step today, which is 0")
+    if args.at < 1 or (args.many and args.at > 1):
+        raise BadSetup(f"--at {args.at}: steps count from 1, and --many begins at the first")
     if not 0 < args.timeout <= _MOST_SECONDS:
         raise BadSetup(f"--timeout is up to {_MOST_SECONDS:g} seconds: frames are kept for an hour")
     for name in ("limit", "concurrency"):
@@ -140,14 +143,21 @@ class Desk:
         self._replays = replays
 
     async def replay(
-        self, given: str, *, model: str | None = None, deployment: str | None = None
+        self,
+        given: str,
+        *,
+        model: str | None = None,
+        deployment: str | None = None,
+        at: int = 1,
     ) -> Replay:
         """Run a recorded run again and report. Raises Exit, BadSetup, JanError."""
         recorded = await self.find(given)
         target: Target | None = None
         if deployment is not None:
             model, target = target_of(self._catalogue, deployment, recorded.command.model)
-        started = await self._replays.start(recorded, ids.new_run_id(), model=model, target=target)
+        started = await self._replays.start(
+            recorded, ids.new_run_id(), model=model, target=target, at=at
+        )
         return await self._replays.report(started)
 
     async def find(self, given: str) -> Recorded:
@@ -180,7 +190,10 @@ async def open_desk(state: State, timeout: float) -> AsyncIterator[Desk]:
         requests = Requests(
             open_objects(state.data.path), asking(bus), References(asking(bus), state.sealing_key)
         )
-        yield Desk(bus, catalogue, Replays(bus, inbox, requests, find_targets, deadline=timeout))
+        replays = Replays(
+            bus, inbox, requests, find_targets, Repeating(asking(bus)), deadline=timeout
+        )
+        yield Desk(bus, catalogue, replays)
 
 
 async def read_catalogue(bus: Bus) -> Catalogue:

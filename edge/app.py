@@ -26,6 +26,7 @@ from edge.replays import Replays
 from edge.responses.lookup import Lookup
 from edge.responses.prepare import Preparation
 from edge.responses.references import References
+from edge.responses.replaying import Repeating
 from edge.responses.socket import ResponsesSocket
 from edge.routes import (
     admin,
@@ -211,6 +212,7 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
                 inbox,
                 Requests(objects, kept.ask, references),
                 admission.targets,
+                Repeating(kept.ask),
                 deadline=settings.run_deadline,
             ),
             "stored": kept,

@@ -13,6 +13,7 @@ from functools import partial
 from bus.connection import QUEUE_FULL, Bus
 from edge.inbox import Inbox
 from edge.recorded import Requests
+from edge.responses.replaying import Repeating, needs_words, without_first
 from schemas import frames, ids, replays, subjects
 from schemas.api.needs import Needs
 from schemas.api.replays import Replay, to_report
@@ -23,6 +24,7 @@ from schemas.errors import (
     Conflict,
     DeadlineExceeded,
     Gone,
+    InvalidRequest,
     QueueFull,
 )
 from schemas.events import RunAccepted, RunFinished
@@ -57,6 +59,7 @@ class Started:
     original: Recorded
     accepted: RunAccepted
     request: bytes
+    skipped: int = 0  # items of a response's output before the step that it begins at
 
     @property
     def run_id(self) -> str:
@@ -73,6 +76,7 @@ class Replays:
         inbox: Inbox,
         requests: Requests,
         find_targets: FindTargets,
+        repeating: Repeating,
         *,
         deadline: float,
     ) -> None:
@@ -80,6 +84,7 @@ class Replays:
         self._inbox = inbox
         self._requests = requests
         self._find_targets = find_targets
+        self._repeating = repeating
         self._deadline = deadline
 
     async def start(
@@ -90,8 +95,11 @@ class Replays:
         model: str | None = None,
         target: Target | None = None,
         request_id: str = "",
+        at: int = 1,
     ) -> Started:
         """Put a run into the queue once more, as `run_id`: for another model, or one deployment.
+
+        A response may begin at a later step, with what was said and done before.
 
         Raises Gone if its request is not known as it was, ModelNotFound or InvalidRequest if
         the model can't take it, QueueFull, BusUnavailable.
@@ -100,17 +108,26 @@ class Replays:
         request = await self._requests.find(command)
         model = model or command.model
         needs = replays.needs_of_replay(command, request)
+        targets = [target] if target else self._find_targets(model, command.kind, needs)
+        skipped = 0
+        if command.kind == "response":
+            in_words = needs_words(partial(self._find_targets, model, command.kind), request)
+            request, skipped = await self._repeating.prepare(
+                command, original.finished, request, at=at, in_words=in_words
+            )
+        elif at > 1:
+            raise InvalidRequest("only a response has steps after the first", param="at")
         job = replays.to_job(
             command,
             run_id,
             model=model,
-            targets=[target] if target else self._find_targets(model, command.kind, needs),
+            targets=targets,
             deadline=self._deadline,
             request_id=request_id or ids.new_id("req_"),
         )
         job, now = await self._requests.carry(job, command, request), time.time()
         await self._store(job)
-        return Started(original, RunAccepted(job, now), request)
+        return Started(original, RunAccepted(job, now), request, skipped)
 
     async def report(self, started: Started) -> Replay:
         """Wait for a replay's end, and compare it. One that nobody waits for is cancelled.
@@ -127,7 +144,7 @@ class Replays:
         if history.commit is None:
             raise Gone("the replay's frames are no longer kept", code="expired")
         ended = await asyncio.to_thread(finish, started.run_id, history)
-        finished = await self._with_result(original)
+        finished = without_first(await self._with_result(original), started.skipped)
         runs = (original.accepted, finished), (started.accepted, ended)
         return await asyncio.to_thread(to_report, *runs, started.request)
 
@@ -162,9 +179,12 @@ class Replays:
             raise BusUnavailable("the message bus did not answer", retry_after=1) from error
 
     async def _store(self, job: RunInference) -> None:
+        queue = subjects.inference_job(job.targets[0].pool, subjects.BACKGROUND)
+        if job.kind == "response":
+            queue = subjects.response_job(subjects.BACKGROUND)
         try:
             await self._bus.store(
-                subjects.inference_job(job.targets[0].pool, subjects.BACKGROUND),
+                queue,
                 encode(job),
                 msg_id=f"JOBS:inference:{job.run_id}:0",
             )

@@ -11,10 +11,11 @@ import msgspec
 
 from schemas import subjects
 from schemas.api.chat import decode_request
-from schemas.api.needs import Needs, needs_of
+from schemas.api.needs import Needs, needs_of, needs_of_response
 from schemas.catalogue import Catalogue
 from schemas.commands import RunInference, Target
 from schemas.errors import Gone, InvalidRequest, ModelNotFound
+from schemas.responses.prepared import decode_prepared, input_items
 
 NOT_RECORDED = "the log does not hold its request: not recorded (JAN_LOG_CONTENT), or erased"
 REFERRING = "its request refers to a prompt or a conversation, and the log does not say what it was"
@@ -82,9 +83,13 @@ def require_whole(command: RunInference, request: bytes) -> None:
 
 def needs_of_replay(command: RunInference, request: bytes) -> Needs:
     """What a deployment must be able to do for a recorded request; nothing if it can't be told."""
-    if command.kind not in ("chat", "count"):
+    if command.kind not in ("chat", "count", "response"):
         return {}
     try:
+        if command.kind == "response":
+            asked = decode_prepared(request)
+            items = input_items(asked, command.run_id, asked.prepared.referred)
+            return needs_of_response(asked, [*asked.prepared.context, *items])
         return needs_of(decode_request(request))
     except InvalidRequest:
         return {}  # a chat made of a request in another form, or taken by an older release

@@ -144,7 +144,7 @@ def to_transcript(accepted: RunAccepted, finished: RunFinished) -> Transcript:
     """Read a run's facts; `finished` with its result, if that is still known."""
     command = accepted.command
     usage = _to_usage(finished.usage)
-    body, missing = _to_body(finished)
+    body, missing = _to_body(finished, command)
     return Transcript(
         run_id=command.run_id,
         model=command.model,
@@ -182,13 +182,48 @@ def compare(original: Transcript, replay: Transcript, request: bytes = b"") -> C
     )
 
 
-def _to_body(finished: RunFinished) -> tuple[_Body, str | None]:
+def _to_body(finished: RunFinished, command: RunInference) -> tuple[_Body, str | None]:
+    if finished.result is not None and command.kind == "response":
+        return _of_response(bytes(finished.result)), None
     if finished.result is None:
         return _Body(), _NO_RESULT if finished.status == "completed" else None
     try:
         return msgspec.json.decode(finished.result, type=_Body), None
     except msgspec.DecodeError as error:
         return _Body(), f"its result has a form of its own: {error}"
+
+
+def _of_response(result: bytes) -> _Body:
+    """A response as one choice: all that was said, and all calls in their order."""
+    response: dict[str, Any] = msgspec.json.decode(result)
+    texts: dict[str, list[str]] = {}
+    calls: list[dict[str, Any]] = []
+    for item in response.get("output") or ():
+        if item["type"] in ("message", "reasoning"):
+            name = "content" if item["type"] == "message" else "reasoning"
+            for part in item.get("content") or ():
+                texts.setdefault(name, []).append(part.get("text") or part.get("refusal") or "")
+        elif item["type"].endswith("_call"):
+            calls.append({"function": {"name": _name_of(item), "arguments": _given_to(item)}})
+    message: dict[str, Any] = {name: "\n".join(parts) for name, parts in texts.items()}
+    if calls:
+        message["tool_calls"] = calls
+    details = response.get("incomplete_details") or {}
+    reason = details.get("reason") or response.get("status")
+    return _Body(choices=[_BodyChoice(message=message, finish_reason=reason)])
+
+
+def _name_of(item: dict[str, Any]) -> str:
+    return str(item.get("name") or item["type"].removesuffix("_call"))
+
+
+def _given_to(item: dict[str, Any]) -> Any:
+    """What a call was given, whatever its kind."""
+    if "arguments" in item or "input" in item:
+        return item.get("arguments", item.get("input"))
+    action = item.get("action") or {}
+    told = {"query": action.get("query"), "queries": item.get("queries"), "code": item.get("code")}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _to_choice(choice: _BodyChoice) -> Choice:

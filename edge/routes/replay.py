@@ -31,7 +31,7 @@ async def replay_run(request: Request) -> Response:
     recorded = await _find(request)
     run_id = ids.new_run_id(caller.principal, state["settings"].key_secret)
     started = await state["replays"].start(
-        recorded, run_id, model=body.model, request_id=caller.request_id
+        recorded, run_id, model=body.model, request_id=caller.request_id, at=body.at or 1
     )
     if wait:
         replay = await state["replays"].report(started)

@@ -1,9 +1,9 @@
 """Replays: a recorded run, run again and compared."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from schemas.api.decoding import decoder
 from schemas.events import RunAccepted, RunFinished
@@ -16,6 +16,7 @@ class ReplayRequest(Struct):
     """What is to be different this time."""
 
     model: str | None = None
+    at: Annotated[int, Meta(ge=1, le=64)] | None = None  # the step to begin at
 
 
 class Replay(Struct, kw_only=True):

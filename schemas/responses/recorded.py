@@ -9,7 +9,7 @@ from schemas.ids import derived_id
 from schemas.responses.output import Item
 from schemas.tools import ToolProblem, ToolResult
 
-_CALLS: Final = (
+CALLS: Final = (
     "mcp_call",
     "web_search_call",
     "file_search_call",
@@ -38,7 +38,7 @@ def to_recorded(run_id: str, output: Sequence[Item], results: Mapping[str, ToolR
     found: list[tuple[str, ToolResult]] = []
     for place, item in enumerate(output):
         result = results.get(call_id(run_id, place))
-        if item["type"] in _CALLS and result is not None:
+        if item["type"] in CALLS and result is not None:
             found.append((key_of(item), result))
     return Recorded(found, [item for item in output if item["type"] == "mcp_list_tools"])
 
@@ -53,7 +53,7 @@ def find_result(recorded: Recorded, item: Item, before: Iterable[Item]) -> ToolR
     if not same:
         message = "There is no recorded result of this call: it was not made like this then."
         return ToolResult("failed", message, error=ToolProblem("not_recorded", message))
-    earlier = sum(one["type"] in _CALLS and key_of(one) == key for one in before)
+    earlier = sum(one["type"] in CALLS and key_of(one) == key for one in before)
     return same[min(earlier, len(same) - 1)]
 
 

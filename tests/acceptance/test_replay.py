@@ -172,7 +172,7 @@ def asked_until_it_has(server: LaunchedServer, run_id: str | None) -> RunList:
     [
         (["run_nonsense"], "is not an id"),
         (["conv_01m7yt80953za13kgsqxj5a410"], "is a conversation: name one of its runs"),
-        (["run_01m7yt80953za13kgsqxj5a410", "--at", "2"], "a run has one step today"),
+        (["run_01m7yt80953za13kgsqxj5a410", "--at", "0"], "steps count from 1"),
         (["run_01m7yt80953za13kgsqxj5a410", "--failed"], "--failed is for --many"),
         ([], "name one run, or --many"),
     ],

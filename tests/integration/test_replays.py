@@ -17,6 +17,7 @@ from edge.inbox import open_inbox
 from edge.recorded import Requests
 from edge.replays import Recorded, Replays
 from edge.responses.references import References
+from edge.responses.replaying import Repeating
 from schemas import ids, subjects
 from schemas.api.needs import Needs
 from schemas.api.replays import Replay
@@ -89,6 +90,7 @@ async def open_replays(
             inbox,
             Requests(open_store(data / "objects"), asking(bus), References(asking(bus), "a key")),
             here,
+            Repeating(asking(bus)),
             deadline=deadline,
         )
 

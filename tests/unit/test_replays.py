@@ -159,7 +159,7 @@ def parsed(*arguments: str) -> argparse.Namespace:
         ([], "name one run"),
         (["run_1", "--many"], "name one run"),
         (["run_1", "--model-was", "m"], "--model-was is for --many"),
-        (["run_1", "--at", "1"], "--at 1: a run has one step today"),
+        (["run_1", "--at", "0"], "--at 0: steps count from 1"),
         (["run_1", "--timeout", "0"], "--timeout"),
         (["run_1", "--timeout", "4000"], "--timeout"),
         (["--many", "--limit", "-1"], "--limit is 1 or more"),

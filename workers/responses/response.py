@@ -201,7 +201,7 @@ class Response(LongRun):
         )
         options = request.stream_options
         return Begun(
-            response=msgspec.Raw(encode(response)),
+            response=msgspec.Raw(encode(response | {"model": job.model})),
             queued=bool(request.background),
             include=list(request.include or ()),
             obfuscate=options is not None and bool(options.include_obfuscation),

@@ -220,6 +220,8 @@ class Call:
     def _prepare(self) -> tuple[ServerTool, object]:
         """Look at all that can be wrong before it begins. Raises Failed."""
         place, job, tool = self._place, self.job, self._tool
+        if tool is None and (absent := place.toolbox.absent(job.tool)):
+            raise Failed("unavailable", absent)
         if tool is None:
             names = ", ".join(place.toolbox.names()) or "none"
             raise Failed(

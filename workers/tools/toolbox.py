@@ -1,6 +1,6 @@
 """The tools that can be called now, by all their names, and what operators say of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import structlog
 from msgspec import DecodeError
@@ -14,7 +14,10 @@ _ON = Switch()
 
 
 class Toolbox:
-    """The built-in tools, and those that MCP servers have, which may change."""
+    """The built-in tools, and those that MCP servers have, which may change.
+
+    `absent` says of a name that is not found why it may come back; empty: it may not.
+    """
 
     def __init__(self, builtins: Mapping[str, ServerTool], queues: Sequence[str]) -> None:
         self._builtins = {
@@ -23,6 +26,7 @@ class Toolbox:
         self._remote: dict[str, ServerTool] = {}
         self._aliases = {alias: tool for tool in self for alias in tool.aliases}
         self._switches: dict[str, Switch] = {}
+        self.absent: Callable[[str], str] = lambda _: ""
 
     def __iter__(self) -> Iterator[ServerTool]:
         yield from self._builtins.values()

@@ -266,9 +266,8 @@ async def test_a_malicious_server_hurts_only_its_own_call(
     ],
 )
 async def test_a_malicious_list_is_refused(server: NatsServer, desk: ToolDesk, told: Any) -> None:
-    async with serving(Handmade(tools_list=told)) as web:
-        async with running_tools(server, **allowed(web.url)):
-            result = await desk.result("mcp", options=options(web.url), deadline=5.0)
+    async with serving(Handmade(tools_list=told)) as web, running_tools(server, **allowed(web.url)):
+        result = await desk.result("mcp", options=options(web.url), deadline=5.0)
     assert result.status == "failed"
 
 
@@ -309,20 +308,22 @@ async def test_credentials_travel_sealed_and_are_told_to_nobody(
     server: NatsServer, desk: ToolDesk, capfd: pytest.CaptureFixture[str]
 ) -> None:
     secret, other = "token-of-somebody", "key-of-somebody"
-    async with serving(Handmade()) as web:
-        async with running_tools(server, sealing_key="k", **allowed(web.url)):
-            given = options(
-                web.url,
-                "t",
-                authorization=seal("k", secret),
-                headers={"X-Key": seal("k", other), "X-Plain": "plain"},
-            )
-            job = await desk.call("mcp", options=given)
-            reading = await desk.until_ended(job.call_id)
-            wrong = await desk.result(
-                "mcp", options=options(web.url, "t", authorization=seal("another", secret))
-            )
-            (finished,) = await desk.finished(job)
+    async with (
+        serving(Handmade()) as web,
+        running_tools(server, sealing_key="k", **allowed(web.url)),
+    ):
+        given = options(
+            web.url,
+            "t",
+            authorization=seal("k", secret),
+            headers={"X-Key": seal("k", other), "X-Plain": "plain"},
+        )
+        job = await desk.call("mcp", options=given)
+        reading = await desk.until_ended(job.call_id)
+        wrong = await desk.result(
+            "mcp", options=options(web.url, "t", authorization=seal("another", secret))
+        )
+        (finished,) = await desk.finished(job)
     assert reading.result.output == "fine"
     assert web.asked[0].headers["authorization"] == f"Bearer {secret}"
     assert web.asked[0].headers["x-key"] == other
@@ -397,10 +398,12 @@ async def test_a_server_that_keeps_failing_is_left_alone_by_its_callers_only(
 
 async def test_a_cancel_ends_a_servers_call(server: NatsServer, desk: ToolDesk) -> None:
     web: Web
-    async with serving(Handmade(tools_call=Told(stream=never, headers=SSE))) as web:
-        async with running_tools(server, **allowed(web.url)):
-            job = await desk.call("mcp", options=options(web.url, "t"))
-            await desk.until_begun(job.call_id)
-            await desk.cancel(job.call_id)
-            reading = await desk.until_ended(job.call_id, 5)
+    async with (
+        serving(Handmade(tools_call=Told(stream=never, headers=SSE))) as web,
+        running_tools(server, **allowed(web.url)),
+    ):
+        job = await desk.call("mcp", options=options(web.url, "t"))
+        await desk.until_begun(job.call_id)
+        await desk.cancel(job.call_id)
+        reading = await desk.until_ended(job.call_id, 5)
     assert reading.result.status == "cancelled"

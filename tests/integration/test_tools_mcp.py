@@ -64,12 +64,16 @@ async def test_a_requests_server_is_listed_and_called(
         summed = await desk.result("mcp", {"a": 2, "b": 40}, options=options(remote, "add"))
         failed = await desk.result("mcp", options=options(remote, "fail"))
         wrong = await desk.result("mcp", {"a": "x"}, options=options(remote, "add"))
+        # By its own name: what a server calls its tool is no tool of ours.
+        named = options(remote) | {"op": "call_tool", "authorization": None, "headers": None}
+        by_name = await desk.result("add", {"a": 1, "b": 2}, options=named)
     tools = msgspec.json.decode(listed.structured or b"")["tools"]
     add = next(tool for tool in tools if tool["name"] == "add")
-    assert add["input_schema"]["required"] == ["a", "b"]
+    assert add["inputSchema"]["required"] == ["a", "b"]
     assert add["title"] == "Add two numbers"
     assert summed.status == "completed"
     assert summed.output == "42"
+    assert by_name.output == "3"
     assert code_of(failed) == "tool_error"
     assert "Error executing tool fail" in failed.output
     assert code_of(wrong) == "tool_error"
@@ -360,7 +364,7 @@ async def test_a_requests_server_must_be_on_the_public_internet(
     [
         None,
         {"server_label": "x"},
-        {"server_label": "x", "server_url": "https://example.com"},
+        {"server_label": "x", "server_url": "https://example.com", "headers": []},
         {"server_label": "x", "server_url": "https://example.com", "op": "delete"},
         {"server_label": "x", "server_url": "https://e.com", "name": "t", "headers": {"Host": "x"}},
         {

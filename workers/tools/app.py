@@ -1,5 +1,7 @@
 """The tools worker: calls in, results out."""
 
+import asyncio
+import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -25,6 +27,7 @@ from workers.tools.tool import ServerTool
 from workers.tools.toolbox import Toolbox
 
 KIND = "tools"
+HURRY = signal.SIGUSR1  # before or after SIGTERM: hand the calls back at once
 
 
 async def run(settings: ToolsSettings, *, on_ready: OnReady) -> None:
@@ -93,6 +96,7 @@ async def open_tools(
         pulls = [to_pull(bus, settings, queue, calls) for queue in queues]
         tools = Tools(pulls, calls, queues)
         async with (
+            hurried(calls),
             open_heartbeat(url, settings.name, settings.ack_wait, calls, calls.lose),
             open_control(bus, cancels, calls.cancel),
             open_catalogue(bus, toolbox, means, queues) as catalogue,
@@ -107,6 +111,17 @@ async def open_tools(
             finally:
                 tools.draining = True
                 await calls.drain(settings.drain_timeout)
+
+
+@asynccontextmanager
+async def hurried(calls: Calls) -> AsyncIterator[None]:
+    """Listen, for the context's life, to whoever stops the whole server and has no time."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(HURRY, calls.hurry)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(HURRY)
 
 
 @asynccontextmanager

@@ -72,7 +72,7 @@ class Call:
         self._owner = os.urandom(8).hex()
         self._interrupt = Interrupt()
         self._writer: Writer | None = None
-        self._tool = place.toolbox.find(job.tool)
+        self._tool = place.toolbox.find_for(job)
         self._told = 0.0
         self._given_up = False
 
@@ -286,8 +286,9 @@ class Call:
         )
 
     async def _finish(self, writer: Writer) -> None:
-        """Tell the log, then the readers and the parent, then the queue; any may know already."""
+        """Tell the parent, the log, the readers, the queue. Each step may have been done before."""
         job, history = self.job, writer.history
+        self._tell_parent(Word(job.call_id, ended=True))  # what it waits for is committed
         if not history.ended:
             told = await self._place.bus.store(
                 subjects.tool_event("finished", job.call_id, job.parent),
@@ -296,7 +297,6 @@ class Call:
                 timeout=_FINISH_TIMEOUT,
             )
             await writer.end(told.seq)
-        self._tell_parent(Word(job.call_id, ended=True))
         if self._given_up:
             await self._bury("the call was given up")
         else:

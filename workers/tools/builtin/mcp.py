@@ -47,9 +47,8 @@ def _read_options(call: Context) -> McpOptions:
         raise Failed(
             "invalid_options", f"The MCP server's options can't be used: {error}."
         ) from None
-    if options.op == "call_tool" and not options.name:
-        raise Failed("invalid_options", "The options must name the tool of the MCP server.")
-    return options
+    name = options.name or call.job.tool
+    return msgspec.structs.replace(options, name=name)
 
 
 def _to_remote(options: McpOptions, call: Context) -> Remote:
@@ -57,9 +56,9 @@ def _to_remote(options: McpOptions, call: Context) -> Remote:
     try:
         headers = {
             name: unseal(key, value) if is_sealed(value) else value
-            for name, value in options.headers.items()
+            for name, value in (options.headers or {}).items()
         }
-        token = options.authorization
+        token = options.authorization or ""
         token = unseal(key, token) if is_sealed(token) else token
     except SealError as error:
         raise Failed("invalid_options", f"The credentials can't be used: {error}.") from None

@@ -12,7 +12,7 @@ import structlog
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
-from schemas.tool_options import McpTool
+from schemas.tool_options import McpHints, McpTool
 from schemas.tools import Tool
 from workers.runtime import beside
 from workers.runtime.guard import Guard
@@ -131,13 +131,14 @@ class Listed:
                 )
             return await keep_blobs(said, call)
 
+        hints = tool.annotations or McpHints()
         about = Tool(
             name=tool_name(server.label, tool.name),
             description=tool.description,
             parameters=tool.input_schema,
             queue=QUEUE,
             title=tool.title,
-            idempotent=tool.idempotent,
+            idempotent=bool(hints.read_only_hint or hints.idempotent_hint),
             timeout=server.timeout_s,
         )
         return ServerTool(about, read=lambda found: found, run=run, lacks=lambda _: self._lacks)

@@ -21,7 +21,7 @@ from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from pydantic import TypeAdapter, ValidationError
 
-from schemas.tool_options import McpTool
+from schemas.tool_options import McpHints, McpTool
 from workers.runtime.guard import Blocked, Guard, GuardedTransport
 from workers.tools.outcome import Failed
 
@@ -145,7 +145,6 @@ async def list_tools(client: Client) -> list[McpTool]:
 
 
 def _to_tool(tool: mcp_types.Tool) -> McpTool:
-    hints = tool.annotations
     schema = tool.input_schema
     raw = msgspec.Raw(msgspec.json.encode(schema)) if schema.get("type") == "object" else _EMPTY
     return McpTool(
@@ -153,8 +152,19 @@ def _to_tool(tool: mcp_types.Tool) -> McpTool:
         input_schema=raw,
         description=(tool.description or "")[:_MAX_DESCRIPTION],
         title=(tool.title or "")[:200],
-        read_only=bool(hints and hints.read_only_hint),
-        idempotent=bool(hints and (hints.idempotent_hint or hints.read_only_hint)),
+        annotations=_to_hints(tool.annotations),
+    )
+
+
+def _to_hints(said: mcp_types.ToolAnnotations | None) -> McpHints | None:
+    if said is None:
+        return None
+    return McpHints(
+        title=(said.title or "")[:200] or None,
+        read_only_hint=said.read_only_hint,
+        destructive_hint=said.destructive_hint,
+        idempotent_hint=said.idempotent_hint,
+        open_world_hint=said.open_world_hint,
     )
 
 

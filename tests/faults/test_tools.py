@@ -100,6 +100,7 @@ async def test_a_frozen_worker_that_thaws_changes_nothing_any_more(
     assert "once tools-2" not in lines_of(file)
 
 
+@pytest.mark.requirement("tools.sandbox")
 @pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 async def test_code_dies_with_its_worker(
     server: NatsServer, desk: ToolDesk, tmp_path: Path
@@ -120,6 +121,7 @@ async def test_code_dies_with_its_worker(
     assert gone
 
 
+@pytest.mark.requirement("tools.survival")
 async def test_a_kill_between_any_two_steps_leaves_one_result(
     server: NatsServer, desk: ToolDesk, tmp_path: Path
 ) -> None:

@@ -155,7 +155,10 @@ class ToolsSettings(WorkerSettings):
     def _read_slots(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        return dict(part.split("=", 1) for part in value.split(",") if "=" in part)
+        parts = [part.partition("=") for part in value.split(",") if part]
+        if not all(queue in QUEUES and number.isdecimal() for queue, _, number in parts):
+            raise ValueError(f"say QUEUE=NUMBER,…, with QUEUE one of {', '.join(QUEUES)}")
+        return {queue: int(number) for queue, _, number in parts}
 
     def slots(self, queue: str) -> int:
         """Calls at the same time of a queue."""

@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from schemas.raw import OptionalRaw
+
 
 class SearchFilters(msgspec.Struct, frozen=True, omit_defaults=True):
     """Which domains a search may find; None: all."""
@@ -40,6 +42,27 @@ class PythonOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of `python_exec`."""
 
     files: Annotated[list[InputFile], msgspec.Meta(max_length=20)] = []
+
+
+class RankingOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How good a hit has to be."""
+
+    score_threshold: float = 0.0
+
+
+class FileSearchOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of `file_search_query`: as in OpenAI's tool `file_search`, but for its `filters`."""
+
+    vector_store_ids: Annotated[list[str], msgspec.Meta(max_length=16)] = []
+    max_num_results: Annotated[int, msgspec.Meta(ge=1, le=50)] | None = None
+    filters: OptionalRaw = None
+    ranking_options: RankingOptions | None = None
+
+
+class FileIndexOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of `file_search_index`: the owner's vector store that the document is put into."""
+
+    store: str = ""
 
 
 class McpOptions(msgspec.Struct, frozen=True, omit_defaults=True):

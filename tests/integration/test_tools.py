@@ -21,6 +21,7 @@ from tests.support.tools import (
     scripted,
     words_for,
 )
+from workers.tools.call import DEATHS
 from workers.tools.outcome import Answer, Failed
 from workers.tools.tool import Context
 
@@ -310,14 +311,14 @@ async def test_a_call_that_ends_its_workers_is_given_up(server: NatsServer, desk
     held = Held()
     tools = {"held": scripted(held.run, name="held")}
     job = await desk.call("held")
-    for _ in range(3):
+    for _ in range(DEATHS):
         held.begun.clear()
         async with running_tools(server, tools, drain_timeout=0.0):
             await held.begun.wait()
     async with running_tools(server, tools):
         reading = await desk.until_ended(job.call_id)
         await desk.until_empty()
-    assert held.count == 3
+    assert held.count == DEATHS
     assert reading.result.error is not None
     assert reading.result.error.code == "given_up"
     dead = await desk.observer.last_message(subjects.DEAD, "dead.>")

@@ -37,7 +37,8 @@ from workers.tools.toolbox import Toolbox
 
 logger = structlog.get_logger()
 
-TRIES = 3  # of an idempotent tool, those of other workers included
+TRIES = 3  # of an idempotent tool whose failure may pass, those of other workers included
+DEATHS = 8  # of workers that had begun a call, after which it is blamed: others die beside it too
 
 _PAUSES = (0.2, 1.0)  # seconds before its second and its third
 _PROGRESS_EVERY = 0.2
@@ -192,11 +193,11 @@ class Call:
         tool, arguments = self._prepare()
         if time.time() >= self.job.deadline:
             raise Failed("timeout", self._too_late())
-        if before >= TRIES or self._attempt >= self._place.max_deliver:
+        if before >= DEATHS or self._attempt >= self._place.max_deliver:
             self._given_up = True
             raise Failed("given_up", f"{before} workers died while they ran {self.job.tool}.")
         context = Context(self.job, self._place.means, self._to_teller(writer))
-        for number in range(before, TRIES):
+        for number in range(min(before, TRIES - 1), TRIES):
             try:
                 return to_result(await self._try(tool, arguments, context))
             except Failed as failed:

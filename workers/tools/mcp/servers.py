@@ -23,6 +23,7 @@ from workers.tools.mcp.talk import (
     ResultT,
     Use,
     call_tool,
+    is_closed,
     list_tools,
     open_client,
     to_failed,
@@ -90,11 +91,10 @@ class Started:
             async with asyncio.timeout(timeout):
                 return await use(await asyncio.shield(self._client))
         except Exception as error:  # as above
-            failed = to_failed(self._server.label, error)
-            if failed.code == "mcp_error" and failed.retryable:
+            if is_closed(error):
                 self._forget()
                 self._broken.set()
-            raise failed from None
+            raise to_failed(self._server.label, error) from None
 
 
 class Listed:

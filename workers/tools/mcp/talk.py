@@ -267,6 +267,12 @@ def _describe(error: BaseException, shown: str) -> Failed | None:
             return None
 
 
+def is_closed(error: BaseException) -> bool:
+    """Whether the connection itself has ended."""
+    found = [one for one in _leaves(error) if isinstance(one, MCPError)]
+    return any(one.code == mcp_types.CONNECTION_CLOSED for one in found)
+
+
 def _leaves(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return [leaf for one in error.exceptions for leaf in _leaves(one)]

@@ -33,6 +33,7 @@ from schemas.health import (
     decode_worker,
 )
 from schemas.providers import Providers, default_providers
+from schemas.tools import Switch, Tool, decode_switch, decode_tool
 
 HELP = "look at every part, and say what to do"
 ABSENT_SECONDS = 6.0  # without a word
@@ -254,6 +255,8 @@ async def _present(bus: Bus, providers: Providers) -> AsyncIterator[Finding]:
     yield _models(catalogue)
     for finding in await _deployments(bus, catalogue or Catalogue()):
         yield finding
+    for finding in await _tools(bus):
+        yield finding
     for key, word in sorted(words.items()):
         age = time.time() - word.at
         load = f", {word.running} of {word.slots} slots busy" if word.slots else ""
@@ -274,6 +277,31 @@ async def _present(bus: Bus, providers: Providers) -> AsyncIterator[Finding]:
             yield Finding("fail", f"pool {pool}", "no worker serves it", do)
         else:
             yield Finding("ok", f"pool {pool}", f"{len(serving)} workers")
+
+
+async def _tools(bus: Bus) -> list[Finding]:
+    """One line for each tool that workers have announced."""
+    tools: dict[str, Tool] = {}
+    switches: dict[str, Switch] = {}
+
+    def take(key: str, value: bytes) -> None:
+        kind, _, name = key.partition(".")
+        if kind == "tool":
+            tools[name] = decode_tool(value)
+        elif kind == "switch":
+            switches[name] = decode_switch(value)
+
+    await _read_bucket(bus, subjects.KV_TOOLS, take)
+    return [_tool(tools[name], switches.get(name, Switch())) for name in sorted(tools)]
+
+
+def _tool(tool: Tool, switch: Switch) -> Finding:
+    what = f"tool {tool.name}"
+    if not switch.enabled:
+        return Finding("ok", what, "switched off")
+    if tool.unavailable:
+        return Finding("warn", what, tool.unavailable, "docs/tools.md says what it needs")
+    return Finding("ok", what, f"can be called, for {tool.timeout:g} s at most")
 
 
 async def _deployments(bus: Bus, catalogue: Catalogue) -> list[Finding]:

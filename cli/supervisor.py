@@ -27,7 +27,7 @@ LONGEST_PAUSE = 10.0
 # Tells a worker of long runs to hand its runs back instead of waiting for their ends: it is stopped
 # with the whole server, or for new code. On SIGTERM alone it drains (`JAN_DRAIN_TIMEOUT`).
 HURRY = signal.SIGUSR1
-HURRIED = ("inference", "responses")
+HURRIED = ("inference", "responses", "tools")
 # How much of STOP_SECONDS has passed when the parts of each kind are killed if they still run.
 STOP_ORDER = (("edge", 0.72), ("worker", 0.86), ("postgres", 0.95), ("nats", 1.0))
 SOURCES = ("schemas", "bus", "edge", "workers", "cli")

@@ -5,6 +5,7 @@ import gc
 import os
 from collections.abc import Awaitable, Callable
 
+from cli.exits import BadSetup
 from cli.member import Member, add_member_arguments, build_settings
 
 HELP = "run one worker (jan worker inference, jan worker responses, …)"
@@ -58,6 +59,7 @@ async def run_responses(member: Member) -> None:
 async def run_tools(member: Member) -> None:
     """Run the server's own tools."""
     from workers.tools.app import run  # noqa: PLC0415
+    from workers.tools.mcp.file import McpFileError  # noqa: PLC0415
     from workers.tools.settings import ToolsSettings  # noqa: PLC0415
 
     settings = build_settings(
@@ -67,7 +69,10 @@ async def run_tools(member: Member) -> None:
         name=member.name,
         data=member.state.data.path,
     )
-    await run(settings, on_ready=member.on_ready())
+    try:
+        await run(settings, on_ready=member.on_ready())
+    except McpFileError as error:
+        raise BadSetup(str(error)) from None
 
 
 async def run_persistence(member: Member) -> None:

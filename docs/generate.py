@@ -40,6 +40,7 @@ PROCESSES = (
     Process("Edge", "edge.settings", "EdgeSettings"),
     Process("Inference worker", "workers.inference.settings", "InferenceSettings"),
     Process("Responses worker", "workers.responses.settings", "ResponsesSettings"),
+    Process("Tools worker", "workers.tools.settings", "ToolsSettings"),
     Process("Persistence worker", "workers.persistence.settings", "PersistenceSettings"),
 )
 
@@ -80,7 +81,7 @@ def kind(field: FieldInfo) -> str:
     annotation = field.annotation
     if get_origin(annotation) is Literal:
         return " or ".join(f"`{value}`" for value in get_args(annotation))
-    if get_origin(annotation) is list:
+    if get_origin(annotation) in (list, dict):
         return "list"
     inner = [one for one in get_args(annotation) if one is not type(None)]
     return WORDS.get(inner[0] if inner else annotation, "text")
@@ -97,8 +98,10 @@ def default(field: FieldInfo) -> str:
         return "`true`" if value else "`false`"
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if value is None or value in ("", [], ()):
+    if value is None or value in ("", [], (), {}):
         return "—"
+    if isinstance(value, list):
+        value = ",".join(value)
     return f"`{value}`"
 
 

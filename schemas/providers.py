@@ -3,7 +3,6 @@
 An error is one line: the file, the line, the key, what is wrong.
 """
 
-import difflib
 import fnmatch
 import os
 import re
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -24,12 +22,12 @@ from pydantic import (
 )
 
 from schemas import catalogue, subjects
+from schemas.documents import Document
 
 Capability = Literal[
     "chat", "completions", "embeddings", "tools", "vision", "json_schema", "reasoning"
 ]
 
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
@@ -421,7 +419,7 @@ def read_providers(
     `${NAME}` in a value stands for the variable of `environ` (default: the process's), `$${` for
     a literal `${`. Relative paths in it start at `folder`.
     """
-    document = _Document(name, os.environ if environ is None else environ)
+    document = _open(name, os.environ if environ is None else environ)
     data = document.read(text)
     if not isinstance(data, dict):
         raise ProvidersError(f"{name}: the file needs a list `providers:`")
@@ -431,6 +429,12 @@ def read_providers(
         raise document.to_error(error) from None
     _check_names(found, document)
     return found if folder is None else _beside(found, folder)
+
+
+def _open(name: str, environ: Mapping[str, str]) -> Document:
+    return Document(
+        name, environ, ProvidersError, parts=_ALL_PARTS, patterns=_PATTERNS, kinds=_KINDS
+    )
 
 
 def _beside(found: Providers, folder: Path) -> Providers:
@@ -594,7 +598,7 @@ def _placements_of(provider: AnyProvider) -> Iterable[Placement]:
         yield Placement(f"{provider.name}/{model.id}{suffix}", provider, model)
 
 
-def _check_names(found: Providers, document: "_Document") -> None:
+def _check_names(found: Providers, document: Document) -> None:
     names: set[str] = set()
     pools = {subjects.REMOTE_POOL}
     for index, provider in enumerate(found.providers):
@@ -634,109 +638,7 @@ def _refuse_unusable(url: str) -> None:
         raise ValueError("is no URL that can be used: look at its host and port")
 
 
-_Path = tuple[str | int, ...]
-
-
-class _Document:
-    """A YAML text as plain data, with the line of each part."""
-
-    def __init__(self, name: str, environ: Mapping[str, str]) -> None:
-        self._name = name
-        self._environ = environ
-        self._lines: dict[_Path, int] = {}
-        self._loader: yaml.SafeLoader
-
-    def read(self, text: str) -> Any:
-        try:
-            self._loader = yaml.SafeLoader(text)
-            node = self._loader.get_single_node()
-            return None if node is None else self._build(node, (), ())
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            line = f":{mark.line + 1}" if mark else ""
-            raise ProvidersError(f"{self._name}{line}: {error.problem or error.context}") from None
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            if isinstance(error, ProvidersError):
-                raise
-            line_of_text = str(error).splitlines()[0]
-            raise ProvidersError(f"{self._name}: not a YAML text: {line_of_text}") from None
-
-    def error(self, path: _Path, message: str) -> ProvidersError:
-        """Say what is wrong at a path, with the line of the nearest part that exists."""
-        known = path
-        while known and known not in self._lines:
-            known = known[:-1]
-        line = self._lines.get(known, 1)
-        return ProvidersError(f"{self._name}:{line}: {_dotted(path)}: {message}")
-
-    def to_error(self, error: ValidationError) -> ProvidersError:
-        """Turn pydantic's first finding, in the order of the file, into one line."""
-        found = [(self._to_path(fault["loc"]), fault) for fault in error.errors()]
-        path, fault = min(found, key=lambda pair: self._line_before(pair[0]))
-        match fault["type"]:
-            case "extra_forbidden":
-                return self.error(path, "unknown key" + _suggestion(str(path[-1])))
-            case "missing":
-                return self.error(path, "is missing")
-            case "union_tag_not_found":
-                return self.error((*path, "kind"), "is missing")
-            case "union_tag_invalid":
-                kinds = fault["ctx"]["expected_tags"].replace("'", "")
-                return self.error((*path, "kind"), f"must be one of {kinds}")
-            case "string_pattern_mismatch":
-                return self.error(path, _PATTERNS.get(str(path[-1]), fault["msg"]))
-            case _:
-                return self.error(path, fault["msg"].removeprefix("Value error, "))
-
-    def _line_before(self, path: _Path) -> int:
-        while path and path not in self._lines:
-            path = path[:-1]
-        return self._lines.get(path, 1)
-
-    def _to_path(self, loc: _Path) -> _Path:
-        """Pydantic's location without the names of the kinds that it passes through."""
-        kinds = {"openai", "anthropic", "llamacpp", "vllm", "simulated"}
-        return tuple(part for index, part in enumerate(loc) if index != 2 or part not in kinds)
-
-    def _build(self, node: yaml.Node, path: _Path, inside: tuple[int, ...]) -> Any:
-        self._lines.setdefault(path, node.start_mark.line + 1)
-        if id(node) in inside:
-            raise self.error(path, "a part can't contain itself")
-        inside = (*inside, id(node))
-        match node:
-            case yaml.MappingNode():
-                return self._build_mapping(node, path, inside)
-            case yaml.SequenceNode():
-                return [
-                    self._build(item, (*path, index), inside)
-                    for index, item in enumerate(node.value)
-                ]
-            case _:
-                value = self._loader.construct_object(node)
-                return self._expand(value, path) if isinstance(value, str) else value
-
-    def _build_mapping(self, node: yaml.MappingNode, path: _Path, inside: tuple[int, ...]) -> Any:
-        self._loader.flatten_mapping(node)
-        built: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else ""
-            self._lines[*path, key] = key_node.start_mark.line + 1
-            if key in built:
-                raise self.error((*path, key), "is there twice")
-            built[key] = self._build(value_node, (*path, key), inside)
-        return built
-
-    def _expand(self, text: str, path: _Path) -> str:
-        def value_of(match: re.Match[str]) -> str:
-            try:
-                return self._environ[match[1]]
-            except KeyError:
-                raise self.error(path, f"the variable {match[1]} is not set") from None
-
-        parts = text.split("$${")
-        return "${".join(_VARIABLE.sub(value_of, part) for part in parts)
-
-
+_KINDS = ("openai", "anthropic", "llamacpp", "vllm", "simulated")
 _PATTERNS = {
     "name": "letters, digits, dots, dashes and underscores only",
     "id": "must not contain white space",
@@ -758,14 +660,3 @@ _ALL_PARTS: tuple[type[_Part], ...] = (
     VllmOptions,
     SimulatedOptions,
 )
-
-
-def _dotted(path: _Path) -> str:
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-    return text.lstrip(".") or "the file"
-
-
-def _suggestion(key: str) -> str:
-    known = {field for part in _ALL_PARTS for field in part.model_fields}
-    near = difflib.get_close_matches(key, sorted(known), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""

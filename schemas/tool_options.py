@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from schemas.raw import OptionalRaw
+
 
 class SearchFilters(msgspec.Struct, frozen=True, omit_defaults=True):
     """Which domains a search may find; None: all."""
@@ -42,30 +44,61 @@ class PythonOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     files: Annotated[list[InputFile], msgspec.Meta(max_length=20)] = []
 
 
-class McpOptions(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Of `mcp`: a server that a request names, and what is asked of it.
+class RankingOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How good a hit has to be."""
 
-    `name` is the tool to call. `authorization` and the values of `headers` are sealed
-    (schemas/sealing.py). The structured result of `list_tools` is an McpToolList.
+    score_threshold: float = 0.0
+
+
+class FileSearchOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of `file_search_query`: as in OpenAI's tool `file_search`, but for its `filters`."""
+
+    vector_store_ids: Annotated[list[str], msgspec.Meta(max_length=16)] = []
+    max_num_results: Annotated[int, msgspec.Meta(ge=1, le=50)] | None = None
+    filters: OptionalRaw = None
+    ranking_options: RankingOptions | None = None
+
+
+class FileIndexOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of `file_search_index`: the owner's vector store that the document is put into."""
+
+    store: str = ""
+
+
+class McpOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of a call to an MCP server that a request names, and what is asked of it.
+
+    `name` is the tool to call; empty: the call's own `tool`. `authorization` and the values of
+    `headers` are sealed (schemas/sealing.py). The structured result of `list_tools` is an
+    McpToolList.
     """
 
     server_label: str
     server_url: str
     op: Literal["call_tool", "list_tools"] = "call_tool"
     name: str = ""
-    headers: dict[str, str] = {}
-    authorization: str = ""
+    headers: dict[str, str] | None = None
+    authorization: str | None = None
 
 
-class McpTool(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A tool as an MCP server lists it."""
+class McpHints(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
+    """What an MCP server says of a tool's effects; nothing makes it say the truth."""
+
+    title: str | None = None
+    read_only_hint: bool | None = None
+    destructive_hint: bool | None = None
+    idempotent_hint: bool | None = None
+    open_world_hint: bool | None = None
+
+
+class McpTool(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
+    """A tool as an MCP server lists it, by the names that MCP has."""
 
     name: str
     input_schema: msgspec.Raw
     description: str = ""
     title: str = ""
-    read_only: bool = False
-    idempotent: bool = False
+    annotations: McpHints | None = None
 
 
 class McpToolList(msgspec.Struct, frozen=True):

@@ -275,3 +275,34 @@ class DeletePrompt(msgspec.Struct, frozen=True):
     """`prompts.delete`, with all its versions."""
 
     id: str
+
+
+Attribute = str | int | float | bool
+
+
+class IndexFile(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`files.index`: have a document's text found, in place of what it was before.
+
+    `store` is the owner's vector store that it is in; empty: none. Idempotent.
+    """
+
+    document: str
+    text: str
+    store: str = ""
+    name: str = ""
+    attributes: dict[str, Attribute | list[str]] = {}
+
+
+class IndexedFile(msgspec.Struct, frozen=True):
+    """The answer of `files.index`."""
+
+    document: str
+    chunks: int
+    updated: bool  # it was there before
+
+
+class ForgetFile(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`files.forget`: have a document found no more, and what it said erased."""
+
+    document: str
+    store: str = ""

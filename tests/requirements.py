@@ -48,6 +48,7 @@ AREAS = {
     "faults": "Survival",
     "capacity": "Capacity and backpressure",
     "routing": "Providers and routing",
+    "tools": "The server's tools",
     "log": "The log",
 }
 
@@ -337,6 +338,38 @@ REQUIREMENTS: dict[str, Requirement] = {
     "routing.reload": R("an edit of the providers file is in effect without a restart", SERVER),
     "routing.admin": R(
         "GET /v1/admin/providers shows every deployment, to admin keys only", SERVER
+    ),
+    "tools.call": R("a call is begun once and has one result, however often it comes", SERVER),
+    "tools.survival": R(
+        "kill -9 of a worker: an idempotent tool is run again, any other fails, known as unknown",
+        SERVER,
+    ),
+    "tools.errors": R("a wrong call is told to the model, by the field, and never raised", SERVER),
+    "tools.cancel": R("a cancel of a call, or of the run that it is a part of, ends it", SERVER),
+    "tools.switch": R("an operator switches tools off, and refuses keywords", SERVER),
+    "tools.breaker": R("a backend that keeps failing is left alone for a while", SERVER),
+    "tools.web_search": R(
+        "web_search asks Serper, Tavily, Exa and SearXNG in turn, and cites", SERVER
+    ),
+    "tools.web_fetch": R(
+        "web_fetch reads pages, PDFs and texts, within limits and robots.txt", SERVER
+    ),
+    "tools.guard": R(
+        "nothing but the public internet is reached: no address form, redirect or rebinding", SERVER
+    ),
+    "tools.python_exec": R("python_exec runs Python, with files in and out", SERVER),
+    "tools.sandbox": R(
+        "code reaches no network and no files, and is bounded; without a sandbox it does not run",
+        SERVER,
+    ),
+    "tools.file_search": R("what was indexed is found by its words, best first", SERVER),
+    "tools.file_search.owner": R("documents are their owner's alone, and go with the user", SERVER),
+    "tools.file_search.forget": R("a forgotten document is found no more, nor in the log", SERVER),
+    "tools.mcp.operator": R("the tools of the operator's MCP servers are the server's own", SERVER),
+    "tools.mcp.request": R("a request's MCP servers are listed and called", OPENAI),
+    "tools.mcp.malicious": R("a malicious MCP server hurts only its own call", SERVER),
+    "tools.mcp.secrets": R(
+        "credentials of MCP servers travel sealed, and are told to nobody", SERVER
     ),
     "log.runs.list": R("GET /v1/runs lists one's runs, filtered and page by page", SERVER),
     "log.runs.retrieve": R("GET /v1/runs/{id} tells a run's times, usage and workers", SERVER),

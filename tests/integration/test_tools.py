@@ -21,6 +21,7 @@ from tests.support.tools import (
     scripted,
     words_for,
 )
+from workers.tools.call import DEATHS
 from workers.tools.outcome import Answer, Failed
 from workers.tools.tool import Context
 
@@ -66,6 +67,7 @@ class Held:
         return Answer("done")
 
 
+@pytest.mark.requirement("tools.call")
 async def test_a_call_is_run_told_and_forgotten(server: NatsServer, desk: ToolDesk) -> None:
     async with running_tools(server, ECHO):
         job = await desk.call("echo", {"text": "ab", "times": 2}, parent="resp_1")
@@ -88,6 +90,7 @@ async def test_arguments_may_come_as_a_models_text(server: NatsServer, desk: Too
     assert result.output == "hello"
 
 
+@pytest.mark.requirement("tools.errors")
 @pytest.mark.parametrize(
     ("tool", "arguments", "code", "said"),
     [
@@ -123,6 +126,7 @@ async def test_a_tools_own_fault_fails_its_call_alone(server: NatsServer, desk: 
     assert fine.status == "completed"
 
 
+@pytest.mark.requirement("tools.switch")
 async def test_switches_are_heard_while_the_worker_runs(server: NatsServer, desk: ToolDesk) -> None:
     async with running_tools(server, ECHO):
         await desk.switch("echo", enabled=False)
@@ -204,6 +208,7 @@ async def test_another_tool_is_never_tried_twice(server: NatsServer, desk: ToolD
     assert result.status == "failed"
 
 
+@pytest.mark.requirement("tools.cancel")
 @pytest.mark.parametrize("whom", ["call", "parent"])
 async def test_a_cancel_stops_a_call(server: NatsServer, desk: ToolDesk, whom: str) -> None:
     held = Held()
@@ -252,6 +257,7 @@ async def test_a_call_ends_at_its_deadline(server: NatsServer, desk: ToolDesk) -
         assert result.error.code == "timeout"
 
 
+@pytest.mark.requirement("tools.call")
 async def test_a_call_that_comes_again_after_its_end_changes_nothing(
     server: NatsServer, desk: ToolDesk
 ) -> None:
@@ -305,14 +311,14 @@ async def test_a_call_that_ends_its_workers_is_given_up(server: NatsServer, desk
     held = Held()
     tools = {"held": scripted(held.run, name="held")}
     job = await desk.call("held")
-    for _ in range(3):
+    for _ in range(DEATHS):
         held.begun.clear()
         async with running_tools(server, tools, drain_timeout=0.0):
             await held.begun.wait()
     async with running_tools(server, tools):
         reading = await desk.until_ended(job.call_id)
         await desk.until_empty()
-    assert held.count == 3
+    assert held.count == DEATHS
     assert reading.result.error is not None
     assert reading.result.error.code == "given_up"
     dead = await desk.observer.last_message(subjects.DEAD, "dead.>")

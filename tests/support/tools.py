@@ -28,6 +28,7 @@ from tests.support.nats import NatsServer
 from workers.runtime import create_registry
 from workers.tools.app import Tools, open_tools
 from workers.tools.builtin import TOOLS
+from workers.tools.mcp.file import McpFile
 from workers.tools.outcome import Answer
 from workers.tools.settings import ToolsSettings
 from workers.tools.tool import Context, ServerTool, builtin
@@ -197,6 +198,7 @@ async def running_tools(
     server: NatsServer,
     builtins: Mapping[str, ServerTool] = TOOLS,
     name: str = "tools-1",
+    file: McpFile | None = None,
     **given: Any,
 ) -> AsyncIterator[Tools]:
     """Run a worker for the context's life; leaving it drains."""
@@ -204,7 +206,7 @@ async def running_tools(
     settings = ToolsSettings(nats_url=server.url("tools"), name=name, **given)
     async with (
         open_bus(server.url("tools"), name=name) as bus,
-        open_tools(settings, bus, create_registry(), builtins) as tools,
+        open_tools(settings, bus, create_registry(), builtins, file) as tools,
     ):
         yield tools
 

@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from schemas import catalogue, commands, events, health, keys
+from schemas import catalogue, commands, events, health, keys, tools
 
 SAMPLES = sorted((Path(__file__).parent / "messages").glob("*.json"))
-MODULES = (commands, events, catalogue, keys, health)
+MODULES = (commands, events, catalogue, keys, health, tools)
 PARTS = {
     "Target",
     "Attempt",
@@ -27,6 +27,10 @@ PARTS = {
     "Sources",
     "UsedPrompt",
     "UsedHistory",
+    "Citation",
+    "Artifact",
+    "ToolProblem",
+    "Progress",
 }  # of messages, not sent alone
 
 

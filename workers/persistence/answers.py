@@ -25,6 +25,7 @@ from schemas.queries.conversations import (
     AskItems,
 )
 from schemas.queries.entities import AskEntity
+from schemas.queries.files import AskSearch
 from schemas.queries.projects import AskProject, AskProjects
 from schemas.queries.prompts import AskPrompt, AskPrompts, AskPromptVersions, AskRendered
 from schemas.queries.runs import AskRun, AskRunEvents, AskRuns
@@ -39,6 +40,7 @@ from workers.persistence.queries import (
     conversations,
     entities,
     exports,
+    files,
     projects,
     prompts,
     runs,
@@ -119,6 +121,7 @@ def create_questions(bus: Bus) -> dict[str, Question]:
         "completions.get": Question(AskCompletion, completions.get_completion),
         "completions.list": Question(AskCompletions, completions.list_completions),
         "completions.messages": Question(AskCompletion, completions.list_messages),
+        "files.search": Question(AskSearch, files.search),
         "usage.sum": Question(AskUsage, usage.sum_usage),
     }
 

@@ -45,7 +45,10 @@ TABLES: Final = {table.name: table for table in STATE}
 
 # The nouns of the facts that carry rows.
 NOUNS: Final = frozenset(
-    ("conversation", "project", "settings", "template", "share", "completion", "user")
+    (
+        *("conversation", "project", "settings", "template", "share", "completion", "user"),
+        "document",
+    )
 )
 
 
@@ -248,6 +251,7 @@ _ERASED: Final = {
     "deleted_users": "principal",
     "conversation_items": "id",
     "shares": "id",
+    "search_files": "id",
 }
 _ASK: Final = insert(erasures)
 _ASK_ERASURE: Final = _ASK.on_conflict_do_update(  # who comes back can be deleted again

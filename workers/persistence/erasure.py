@@ -45,7 +45,7 @@ _SAID: Final = ("accepted", "finished")  # the facts about a run that have conte
 _SECONDS: Final = 10.0  # of one read or write of the database
 _PASS_SECONDS: Final = 600.0  # of one look with all that is due then
 _LOCK: Final = 0x6A616E_657261  # "janera": one worker at a time
-_DELETIONS: Final = r"\.delete(_many)?$"  # names of commands whose answers have no content
+_DELETIONS: Final = r"\.(delete(_many)?|forget)$"  # names of commands whose answers have no content
 _EXPORTED: Final = ("conversations", "deleted_users")  # whose content exports may have
 _QUEUES: Final = (subjects.COMMANDS, subjects.JOBS)
 

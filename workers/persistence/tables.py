@@ -326,6 +326,51 @@ stored_completions = Table(
     ),
 )
 
+# What a search in one's files looks in: a row for each document, and one for each of its pieces. A
+# document is known by the name that its owner gives it, in one store of theirs or in none ("").
+search_files = Table(
+    "search_files",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("principal", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("document", Text, nullable=False),
+    Column("store", Text, nullable=False),
+    Column("name", Text),
+    Column("attributes", JSONB, nullable=False),
+    Column("chunks", Integer, nullable=False),
+    Column("created_at", _At, nullable=False),
+    Column("updated_at", _At, nullable=False),
+    Column("deleted_at", _At),
+    Index(None, "principal", "store", "document", postgresql_where=text("deleted_at IS NULL")),
+)
+
+
+def _words(body: str) -> str:
+    """A piece's words as they are and by their English stems, where they stand, and whose it is."""
+    return (
+        f"to_tsvector('simple'::regconfig, coalesce({body}, ''))"
+        f" || to_tsvector('english'::regconfig, coalesce({body}, ''))"
+        " || array_to_tsvector(ARRAY['owner=' || principal])"
+    )
+
+
+search_chunks = Table(
+    "search_chunks",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("file_id", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("principal", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("text", Text),
+    Column("created_at", _At, nullable=False),
+    Column("deleted_at", _At),
+    Column("search", TSVECTOR, Computed(_words("text"), persisted=True)),
+    Index(None, "file_id", "number"),
+    Index(None, "search", postgresql_using="gin", postgresql_where=text("deleted_at IS NULL")),
+)
+
 # Principals that were deleted: whatever they had until then is gone, also if its fact comes later.
 deleted_users = Table(
     "deleted_users",
@@ -345,4 +390,6 @@ STATE: Final = (
     user_settings,
     prompt_templates,
     stored_completions,
+    search_files,
+    search_chunks,
 )

@@ -168,7 +168,8 @@ def _ends_in_a_number(host: str) -> bool:
 class GuardedTransport(httpx2.AsyncHTTPTransport):
     """Sends requests where a guard lets it. Raises Blocked besides what httpx2 raises.
 
-    A response's body breaks off with ReadError after `max_bytes`, as they come over the network.
+    With `max_bytes` a response's body breaks off with ReadError where it is larger, and one that
+    is packed is not read at all: what is in it has no bound.
     """
 
     def __init__(
@@ -194,9 +195,14 @@ class GuardedTransport(httpx2.AsyncHTTPTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Look at the URL, send, and bound what comes back."""
         self._guard.check(str(request.url))
+        if self._max_bytes is not None:
+            request.headers["Accept-Encoding"] = "identity"
         response = await super().handle_async_request(request)
         if self._max_bytes is not None:
             assert isinstance(response.stream, httpx2.AsyncByteStream)
+            if response.headers.get("content-encoding", "identity") != "identity":
+                await response.aclose()
+                raise httpx2.ReadError("the response is packed, which was not asked for")
             response.stream = _Bounded(response.stream, self._max_bytes)
         return response
 

@@ -1,6 +1,8 @@
 """The tools worker: calls in, results out."""
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from prometheus_client import CollectorRegistry
@@ -14,27 +16,39 @@ from workers.runtime.pull import Pull, Queue, pull_jobs
 from workers.tools.builtin import TOOLS
 from workers.tools.call import Workplace
 from workers.tools.calls import Calls
-from workers.tools.catalogue import open_catalogue
-from workers.tools.means import open_means
+from workers.tools.catalogue import Catalogue, announcing, open_catalogue
+from workers.tools.mcp.file import McpFile, load_mcp_file
+from workers.tools.mcp.servers import open_servers
+from workers.tools.mcp.talk import be_silent
+from workers.tools.means import Means, open_means
 from workers.tools.metrics import BreakerMetrics, ToolsMetrics
 from workers.tools.settings import ToolsSettings
 from workers.tools.tool import ServerTool
 from workers.tools.toolbox import Toolbox
 
 KIND = "tools"
+HURRY = signal.SIGUSR1  # before or after SIGTERM: hand the calls back at once
 
 
 async def run(settings: ToolsSettings, *, on_ready: OnReady) -> None:
-    """Work until SIGTERM or SIGINT; `on_ready` gets the port of /metrics."""
+    """Work until SIGTERM or SIGINT; `on_ready` gets the port of /metrics. Raises McpFileError."""
+    file = read_servers(settings)
 
     @asynccontextmanager
     async def open_work(
         bus: Bus, registry: CollectorRegistry, _tell: OnLoading
     ) -> AsyncIterator["Tools"]:
-        async with open_tools(settings, bus, registry) as tools:
+        async with open_tools(settings, bus, registry, file=file) as tools:
             yield tools
 
     await serve(settings, KIND, create_broker(settings), open_work, on_ready)
+
+
+def read_servers(settings: ToolsSettings) -> McpFile:
+    """Read the operator's MCP servers. Raises McpFileError."""
+    path = settings.mcp_file or settings.data / "mcp.yaml"
+    wanted = "mcp" in settings.tools_queues and (settings.mcp_file or path.exists())
+    return load_mcp_file(path) if wanted else McpFile()
 
 
 class Tools:
@@ -62,8 +76,13 @@ async def open_tools(
     bus: Bus,
     registry: CollectorRegistry,
     builtins: Mapping[str, ServerTool] = TOOLS,
+    file: McpFile | None = None,
 ) -> AsyncIterator[Tools]:
-    """Run tools for the context's life; leaving it drains the calls."""
+    """Run tools for the context's life, those of the file's MCP servers too.
+
+    Leaving it drains the calls.
+    """
+    be_silent()
     queues = settings.tools_queues
     metrics = ToolsMetrics(registry)
     cancels = Cancels()
@@ -77,9 +96,12 @@ async def open_tools(
         pulls = [to_pull(bus, settings, queue, calls) for queue in queues]
         tools = Tools(pulls, calls, queues)
         async with (
+            hurried(calls),
             open_heartbeat(url, settings.name, settings.ack_wait, calls, calls.lose),
             open_control(bus, cancels, calls.cancel),
-            open_catalogue(bus, toolbox, means, queues),
+            open_catalogue(bus, toolbox, means, queues) as catalogue,
+            open_remote(file or McpFile(), toolbox, catalogue, means),
+            announcing(catalogue),
         ):
             try:
                 async with AsyncExitStack() as pulling:
@@ -89,6 +111,32 @@ async def open_tools(
             finally:
                 tools.draining = True
                 await calls.drain(settings.drain_timeout)
+
+
+@asynccontextmanager
+async def hurried(calls: Calls) -> AsyncIterator[None]:
+    """Listen, for the context's life, to whoever stops the whole server and has no time."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(HURRY, calls.hurry)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(HURRY)
+
+
+@asynccontextmanager
+async def open_remote(
+    file: McpFile, toolbox: Toolbox, catalogue: Catalogue, means: Means
+) -> AsyncIterator[None]:
+    """Keep the tools of MCP servers in the toolbox, and announced, for the context's life."""
+
+    def on_tools(tools: Sequence[ServerTool]) -> None:
+        toolbox.replace_remote(tools)
+        catalogue.changed()
+
+    async with open_servers(file, means, on_tools) as servers:
+        toolbox.absent = servers.absent
+        yield
 
 
 def to_pull(bus: Bus, settings: ToolsSettings, queue: str, calls: Calls) -> Pull:

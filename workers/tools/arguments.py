@@ -25,8 +25,9 @@ def _inline(part: Any, definitions: Mapping[str, Any]) -> Any:
     if not isinstance(part, dict):
         return part
     if "$ref" in part:
-        rest = {name: value for name, value in part.items() if name != "$ref"}
-        named = definitions[part["$ref"].removeprefix("#/$defs/")]
+        rest = {name: value for name, value in part.items() if name not in ("$ref", *_DROPPED)}
+        named = dict(definitions[part["$ref"].removeprefix("#/$defs/")])
+        named.pop("description", None)  # the class's docstring is for us
         return _inline(named, definitions) | rest
     if "properties" in part:  # their names are no keywords
         properties = {name: _inline(one, definitions) for name, one in part["properties"].items()}

@@ -37,7 +37,8 @@ from workers.tools.toolbox import Toolbox
 
 logger = structlog.get_logger()
 
-TRIES = 3  # of an idempotent tool, those of other workers included
+TRIES = 3  # of an idempotent tool whose failure may pass, those of other workers included
+DEATHS = 8  # of workers that had begun a call, after which it is blamed: others die beside it too
 
 _PAUSES = (0.2, 1.0)  # seconds before its second and its third
 _PROGRESS_EVERY = 0.2
@@ -72,7 +73,7 @@ class Call:
         self._owner = os.urandom(8).hex()
         self._interrupt = Interrupt()
         self._writer: Writer | None = None
-        self._tool = place.toolbox.find(job.tool)
+        self._tool = place.toolbox.find_for(job)
         self._told = 0.0
         self._given_up = False
 
@@ -192,11 +193,11 @@ class Call:
         tool, arguments = self._prepare()
         if time.time() >= self.job.deadline:
             raise Failed("timeout", self._too_late())
-        if before >= TRIES or self._attempt >= self._place.max_deliver:
+        if before >= DEATHS or self._attempt >= self._place.max_deliver:
             self._given_up = True
             raise Failed("given_up", f"{before} workers died while they ran {self.job.tool}.")
         context = Context(self.job, self._place.means, self._to_teller(writer))
-        for number in range(before, TRIES):
+        for number in range(min(before, TRIES - 1), TRIES):
             try:
                 return to_result(await self._try(tool, arguments, context))
             except Failed as failed:
@@ -220,6 +221,8 @@ class Call:
     def _prepare(self) -> tuple[ServerTool, object]:
         """Look at all that can be wrong before it begins. Raises Failed."""
         place, job, tool = self._place, self.job, self._tool
+        if tool is None and (absent := place.toolbox.absent(job.tool)):
+            raise Failed("unavailable", absent)
         if tool is None:
             names = ", ".join(place.toolbox.names()) or "none"
             raise Failed(
@@ -284,8 +287,9 @@ class Call:
         )
 
     async def _finish(self, writer: Writer) -> None:
-        """Tell the log, then the readers and the parent, then the queue; any may know already."""
+        """Tell the parent, the log, the readers, the queue. Each step may have been done before."""
         job, history = self.job, writer.history
+        self._tell_parent(Word(job.call_id, ended=True))  # what it waits for is committed
         if not history.ended:
             told = await self._place.bus.store(
                 subjects.tool_event("finished", job.call_id, job.parent),
@@ -294,7 +298,6 @@ class Call:
                 timeout=_FINISH_TIMEOUT,
             )
             await writer.end(told.seq)
-        self._tell_parent(Word(job.call_id, ended=True))
         if self._given_up:
             await self._bury("the call was given up")
         else:

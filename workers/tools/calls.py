@@ -35,6 +35,7 @@ class Calls:
         self._burying: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._hurried = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._carrying)
@@ -79,9 +80,16 @@ class Calls:
         for call in lost:
             call.stop(Lost("its heartbeats were missed"))
 
+    def hurry(self) -> None:
+        """Have a drain, now or to come, hand back at once what has not ended."""
+        self._hurried.set()
+
     async def drain(self, timeout: float) -> None:
         """Let the calls end; after `timeout` seconds hand back those that have not."""
-        await self._until_idle(timeout)
+        waits = [asyncio.create_task(event.wait()) for event in (self._idle, self._hurried)]
+        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
         if not self._idle.is_set():
             for call in self:
                 call.stop(HandedBack())

@@ -90,15 +90,21 @@ class Catalogue:
 async def open_catalogue(
     bus: Bus, toolbox: Toolbox, means: Means, queues: Sequence[str]
 ) -> AsyncIterator[Catalogue]:
-    """Announce the tools and watch their switches for the context's life.
-
-    They stay announced after it: their calls wait for the next worker.
-    """
+    """Hear what the bucket says, switches above all, for the context's life."""
     catalogue = Catalogue(bus, toolbox, means, queues)
     watch = await Bucket(bus, subjects.KV_TOOLS).watch(catalogue.on_change)
     try:
-        await catalogue.announce()
-        async with beside(catalogue.follow()):
-            yield catalogue
+        yield catalogue
     finally:
         await watch.stop()
+
+
+@asynccontextmanager
+async def announcing(catalogue: Catalogue) -> AsyncIterator[None]:
+    """Keep the tools announced for the context's life.
+
+    They stay announced after it: their calls wait for the next worker.
+    """
+    await catalogue.announce()
+    async with beside(catalogue.follow()):
+        yield

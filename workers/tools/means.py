@@ -10,6 +10,7 @@ from bus import Bus, ObjectStore
 from workers.runtime.guard import Guard, guarded_client
 from workers.tools.breakers import Breakers
 from workers.tools.fetching import Robots
+from workers.tools.mcp.lists import Lists
 from workers.tools.sandbox import Sandbox, open_sandbox
 from workers.tools.settings import ToolsSettings
 
@@ -29,6 +30,7 @@ class Means:
     robots: Robots
     providers: httpx2.AsyncClient
     sandbox: Sandbox
+    lists: Lists
 
 
 @asynccontextmanager
@@ -49,4 +51,5 @@ async def open_means(settings: ToolsSettings, bus: Bus) -> AsyncIterator[Means]:
             robots=Robots(web, guard),
             providers=providers,
             sandbox=await open_sandbox(settings),
+            lists=Lists(settings.mcp_list_kept),
         )

@@ -116,15 +116,21 @@ class ToolsSettings(WorkerSettings):
     python_memory: int = Field(
         default=512 << 20,
         ge=64 << 20,
-        description="Bytes of memory that a process of `python_exec` may have. 512 MiB is enough "
-        "for data in the size of what a model can be sent.",
+        description="Bytes of memory that the processes of a call of `python_exec` may have "
+        "together. 512 MiB is enough for data in the size of what a model can be sent.",
     )
     python_seconds: int = Field(
         default=20,
         ge=1,
         le=40,
-        description="Seconds of processor time, and then of the clock too, that a call of "
-        "`python_exec` has. 20, as the original has; below a tool's 45.",
+        description="Seconds that a call of `python_exec` has, by the clock and of each process's "
+        "processor time. 20 is enough for a computation that somebody waits for.",
+    )
+    python_uid: int = Field(
+        default=64900,
+        ge=1000,
+        description="First of the user ids that code runs as if the worker is root, one for each "
+        "slot of `python_exec`. 64900: above those of people and services, and nobody's.",
     )
     sealing_key: SecretStr = Field(
         default=SecretStr(""),
@@ -149,7 +155,10 @@ class ToolsSettings(WorkerSettings):
     def _read_slots(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        return dict(part.split("=", 1) for part in value.split(",") if "=" in part)
+        parts = [part.partition("=") for part in value.split(",") if part]
+        if not all(queue in QUEUES and number.isdecimal() for queue, _, number in parts):
+            raise ValueError(f"say QUEUE=NUMBER,…, with QUEUE one of {', '.join(QUEUES)}")
+        return {queue: int(number) for queue, _, number in parts}
 
     def slots(self, queue: str) -> int:
         """Calls at the same time of a queue."""

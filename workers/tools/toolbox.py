@@ -1,20 +1,36 @@
 """The tools that can be called now, by all their names, and what operators say of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import msgspec
 import structlog
-from msgspec import DecodeError
 
-from schemas.tools import Switch, decode_switch
+from schemas.tools import CallTool, Switch, decode_switch
 from workers.tools.tool import ServerTool
 
 logger = structlog.get_logger()
 
 _ON = Switch()
+_MCP = "mcp"
+
+
+class _Named(msgspec.Struct):
+    server_url: str | None = None
+
+
+def _names_server(options: bytes | msgspec.Raw | None) -> bool:
+    try:
+        named = None if options is None else msgspec.json.decode(options, type=_Named)
+    except msgspec.DecodeError:
+        return False
+    return named is not None and named.server_url is not None
 
 
 class Toolbox:
-    """The built-in tools, and those that MCP servers have, which may change."""
+    """The built-in tools, and those that MCP servers have, which may change.
+
+    `absent` says of a name that is not found why it may come back; empty: it may not.
+    """
 
     def __init__(self, builtins: Mapping[str, ServerTool], queues: Sequence[str]) -> None:
         self._builtins = {
@@ -23,6 +39,7 @@ class Toolbox:
         self._remote: dict[str, ServerTool] = {}
         self._aliases = {alias: tool for tool in self for alias in tool.aliases}
         self._switches: dict[str, Switch] = {}
+        self.absent: Callable[[str], str] = lambda _: ""
 
     def __iter__(self) -> Iterator[ServerTool]:
         yield from self._builtins.values()
@@ -31,6 +48,10 @@ class Toolbox:
     def find(self, name: str) -> ServerTool | None:
         """The tool with this name, or known by it too."""
         return self._builtins.get(name) or self._aliases.get(name) or self._remote.get(name)
+
+    def find_for(self, job: CallTool) -> ServerTool | None:
+        """The tool of a call: that of a server that its request names is not one of ours."""
+        return self.find(_MCP if _names_server(job.options) else job.tool)
 
     def names(self) -> list[str]:
         """What a model may call, as far as it is switched on."""
@@ -55,6 +76,6 @@ class Toolbox:
             return
         try:
             self._switches[name] = decode_switch(value)
-        except DecodeError as error:
+        except msgspec.DecodeError as error:
             logger.warning("a switch can't be read: its tool is off", tool=name, error=str(error))
             self._switches[name] = Switch(enabled=False)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, cast, func, literal, or_, select, union
-from sqlalchemy.dialects.postgresql import REGCONFIG, TSQUERY
+from sqlalchemy.dialects.postgresql import REGCONFIG
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.api.lists import encode_page
@@ -13,6 +13,7 @@ from schemas.queries.conversations import AskConversation, AskConversations, Ask
 from workers.persistence.changes import to_row
 from workers.persistence.commands.conversations import to_conversation
 from workers.persistence.conditions import lives, living
+from workers.persistence.queries.lexemes import of_owner
 from workers.persistence.queries.pages import OwnedList, read_owned, read_page
 from workers.persistence.tables import (
     conversation_branches,
@@ -147,10 +148,8 @@ async def _position(
 
 def _found(words: str, principal: str) -> Any:
     """The ids of the principal's conversations whose title or items have all these words."""
-    owner = "owner=" + principal
-    lexeme = "'" + owner.replace("\\", "\\\\").replace("'", "''") + "'"
     wanted = func.websearch_to_tsquery(cast(literal("simple"), REGCONFIG), words).op("&&")(
-        cast(literal(lexeme), TSQUERY)
+        of_owner(principal)
     )
     return union(
         select(conversations.c.id).where(

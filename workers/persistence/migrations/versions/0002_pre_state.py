@@ -24,6 +24,14 @@ def _lexemes(body: str) -> str:
     )
 
 
+def _words(body: str) -> str:
+    return (
+        f"to_tsvector('simple'::regconfig, coalesce({body}, ''))"
+        f" || to_tsvector('english'::regconfig, coalesce({body}, ''))"
+        " || array_to_tsvector(ARRAY['owner=' || principal])"
+    )
+
+
 def upgrade() -> None:
     """Make the tables."""
     op.create_table(
@@ -303,6 +311,48 @@ def upgrade() -> None:
         postgresql_where=sa.text("kind <> 'chat'"),
     )
     op.create_index("ix_runs_model_run_id", "runs", ["model", "run_id"])
+    op.create_table(
+        "search_chunks",
+        sa.Column("id", sa.Text, nullable=False),
+        sa.Column("file_id", sa.Text, nullable=False),
+        sa.Column("number", sa.Integer, nullable=False),
+        sa.Column("principal", sa.Text, nullable=False),
+        sa.Column("version", sa.BigInteger, nullable=False),
+        sa.Column("text", sa.Text),
+        sa.Column("created_at", _AT, nullable=False),
+        sa.Column("deleted_at", _AT),
+        sa.Column("search", postgresql.TSVECTOR(), sa.Computed(_words("text"), persisted=True)),
+        sa.PrimaryKeyConstraint("id", name="pk_search_chunks"),
+    )
+    op.create_index("ix_search_chunks_file_id_number", "search_chunks", ["file_id", "number"])
+    op.create_index(
+        "ix_search_chunks_search",
+        "search_chunks",
+        ["search"],
+        postgresql_using="gin",
+        postgresql_where=_THERE,
+    )
+    op.create_table(
+        "search_files",
+        sa.Column("id", sa.Text, nullable=False),
+        sa.Column("principal", sa.Text, nullable=False),
+        sa.Column("version", sa.BigInteger, nullable=False),
+        sa.Column("document", sa.Text, nullable=False),
+        sa.Column("store", sa.Text, nullable=False),
+        sa.Column("name", sa.Text),
+        sa.Column("attributes", postgresql.JSONB(), nullable=False),
+        sa.Column("chunks", sa.Integer, nullable=False),
+        sa.Column("created_at", _AT, nullable=False),
+        sa.Column("updated_at", _AT, nullable=False),
+        sa.Column("deleted_at", _AT),
+        sa.PrimaryKeyConstraint("id", name="pk_search_files"),
+    )
+    op.create_index(
+        "ix_search_files_principal_store_document",
+        "search_files",
+        ["principal", "store", "document"],
+        postgresql_where=_THERE,
+    )
 
 
 def downgrade() -> None:
@@ -323,6 +373,8 @@ def downgrade() -> None:
         "user_settings",
         "stored_completions",
         "shares",
+        "search_files",
+        "search_chunks",
         "prompt_templates",
         "projects",
         "processed_commands",

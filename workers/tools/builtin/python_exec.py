@@ -1,0 +1,132 @@
+"""`python_exec`: runs Python in a sandbox; files go in and come out."""
+
+import mimetypes
+import re
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from schemas.errors import NotFound
+from schemas.tool_options import PythonOptions
+from schemas.tools import Artifact
+from workers.tools.outcome import Answer, Failed
+from workers.tools.sandbox import MAX_FILES_BYTES, Produced, Ran
+from workers.tools.tool import Context, builtin
+
+_NAME: Final = re.compile(r"[\w()+,@ -][\w()+,@ .-]{0,199}")
+_CODES: Final = {"time": "timeout", "memory": "memory_limit", "output": "output_limit"}
+
+
+class PythonExec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The tool's arguments."""
+
+    code: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=200_000,
+            description="Python 3 to run as a program. Print what you want to see; write files "
+            "that should be kept into the current folder.",
+        ),
+    ]
+
+
+class Made(msgspec.Struct, frozen=True):
+    """A file that the code made."""
+
+    id: str
+    name: str
+    bytes: int
+    media_type: str
+
+
+class Execution(msgspec.Struct, frozen=True):
+    """The tool's structured result. `exit_code` is null if it was stopped."""
+
+    stdout: str
+    stderr: str
+    exit_code: int | None
+    duration_ms: int
+    files: list[Made]
+
+
+async def run(asked: PythonExec, call: Context) -> Answer:
+    """Run the code with the request's files; keep what it made."""
+    files = await _files_in(call)
+    ran = await call.means.sandbox.run(asked.code, files)
+    artifacts = [await _keep(call, number, file) for number, file in enumerate(ran.files)]
+    answer = _to_answer(ran, artifacts)
+    if ran.stopped:
+        kind, _, reason = ran.stopped.partition(": ")
+        raise Failed(_CODES[kind], f"The code was stopped: {reason}.", answer=answer)
+    return answer
+
+
+async def _files_in(call: Context) -> list[Produced]:
+    found = []
+    for file in call.options(PythonOptions).files:
+        if not _NAME.fullmatch(file.name):
+            raise Failed("invalid_options", f"A file can't be named {file.name[:100]!r}.")
+        try:
+            found.append(Produced(file.name, await call.means.objects.get(file.reference)))
+        except (NotFound, ValueError):
+            raise Failed("invalid_options", f"The file {file.name} is not there.") from None
+        if sum(len(one.data) for one in found) > MAX_FILES_BYTES:
+            raise Failed(
+                "too_large", f"The files are larger than {MAX_FILES_BYTES} bytes together."
+            )
+    return found
+
+
+async def _keep(call: Context, number: int, file: Produced) -> Artifact:
+    """Put a file into the object store: under the same key, if the call is run again."""
+    reference = f"artifacts/{call.job.call_id}/{number}"
+    await call.means.objects.put(reference, file.data)
+    kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+    return Artifact(
+        id=f"{call.job.call_id}_{number}",
+        name=file.name,
+        bytes=len(file.data),
+        media_type=kind,
+        reference=reference,
+    )
+
+
+def _to_answer(ran: Ran, artifacts: list[Artifact]) -> Answer:
+    parts = [ran.stdout.rstrip("\n")]
+    if ran.stderr:
+        parts.append(f"[stderr]\n{ran.stderr.rstrip()}")
+    if ran.stopped:
+        parts.append(f"[The code was stopped: {ran.stopped.partition(': ')[2]}.]")
+    elif ran.exit_code:
+        parts.append(f"[It ended with exit code {ran.exit_code}.]")
+    if artifacts:
+        named = ", ".join(f"{one.name} ({one.bytes} bytes)" for one in artifacts)
+        parts.append(f"[Files made: {named}]")
+    if ran.left_out:
+        parts.append(f"[{ran.left_out} more files are too many or too large, and were not kept.]")
+    execution = Execution(
+        stdout=ran.stdout,
+        stderr=ran.stderr,
+        exit_code=None if ran.stopped else ran.exit_code,
+        duration_ms=round(ran.seconds * 1000),
+        files=[Made(one.id, one.name, one.bytes, one.media_type) for one in artifacts],
+    )
+    text = "\n".join(part for part in parts if part)
+    return Answer(text or "[It printed nothing.]", structured=execution, artifacts=artifacts)
+
+
+TOOL = builtin(
+    "python_exec",
+    "Run Python 3 in a sandbox without network. Gives what it prints and the files that it writes "
+    "into its folder; nothing is kept from one call to the next.",
+    PythonExec,
+    run,
+    title="Run Python",
+    output=Execution,
+    # It runs in an empty sandbox that nothing outside remembers: a second run does no harm.
+    idempotent=True,
+    aliases=("code_interpreter",),
+    lacks=lambda means: means.sandbox.lacks,
+)

@@ -11,11 +11,10 @@ from schemas import ids
 from schemas.api.response_tools import McpTool
 from schemas.commands import RunInference, encode
 from schemas.errors import BusError
-from schemas.tool_options import McpTool as ServersTool
 from schemas.tool_options import McpToolList
 from schemas.tools import CallTool, ToolResult, decode_tool_result
 from workers.responses.calls import EDGE, MCP_TOOL, job_message
-from workers.responses.offers import MCP_QUEUE, ListedTool, Listing, to_options
+from workers.responses.offers import MCP_QUEUE, Listing, to_options
 from workers.responses.parts import Mailbox, Parts
 
 _SECONDS: Final = 20.0  # a server has to list its tools
@@ -83,16 +82,6 @@ def _to_listing(label: str, result: ToolResult | None) -> Listing:
     if result.status != "completed" or result.structured is None:
         return Listing(label, (), result.error.message if result.error else result.output)
     try:
-        found = msgspec.json.decode(result.structured, type=McpToolList)
-        return Listing(label, [_to_listed(tool) for tool in found.tools])
+        return Listing(label, msgspec.json.decode(result.structured, type=McpToolList).tools)
     except msgspec.DecodeError as error:
         return Listing(label, (), f"the server's list can't be read: {error}")
-
-
-def _to_listed(tool: ServersTool) -> ListedTool:
-    return ListedTool(
-        name=tool.name,
-        description=tool.description,
-        inputSchema=msgspec.json.decode(tool.input_schema),
-        annotations={"readOnlyHint": tool.read_only, "idempotentHint": tool.idempotent},
-    )

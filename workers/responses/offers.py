@@ -20,6 +20,8 @@ from schemas.errors import InvalidRequest
 from schemas.responses.chat import to_function
 from schemas.responses.output import Item
 from schemas.responses.story import Offer
+from schemas.tool_options import McpHints
+from schemas.tool_options import McpTool as ServersTool
 from schemas.tools import Tool as ServerTool
 from workers.responses.catalogue import Catalogue
 
@@ -39,20 +41,11 @@ _FREE_TEXT: Final = {
 _encode = msgspec.json.encode
 
 
-class ListedTool(msgspec.Struct):
-    """A tool as an MCP server lists it."""
-
-    name: str
-    description: str | None = None
-    inputSchema: dict[str, Any] = {}
-    annotations: dict[str, Any] | None = None
-
-
 class Listing(NamedTuple):
     """What came of asking an MCP server for its tools; `error`: it did not say."""
 
     label: str
-    tools: Sequence[ListedTool]
+    tools: Sequence[ServersTool]
     error: str | None = None
 
     def to_item(self) -> Item:
@@ -61,7 +54,7 @@ class Listing(NamedTuple):
             {
                 "name": tool.name,
                 "description": tool.description,
-                "input_schema": tool.inputSchema,
+                "input_schema": tool.input_schema,
                 "annotations": tool.annotations,
             }
             for tool in self.tools
@@ -77,11 +70,11 @@ class Listing(NamedTuple):
 def to_listing(item: Item) -> Listing:
     """Read the item that a listing was told as."""
     tools = [
-        ListedTool(
+        ServersTool(
             name=tool["name"],
-            description=tool.get("description"),
-            inputSchema=tool.get("input_schema") or {},
-            annotations=tool.get("annotations"),
+            input_schema=msgspec.Raw(_encode(tool.get("input_schema") or {})),
+            description=tool.get("description") or "",
+            annotations=msgspec.convert(tool.get("annotations"), McpHints | None),
         )
         for tool in item["tools"]
     ]
@@ -130,7 +123,7 @@ class Offers:
             label, name = tool.server_label, listed.name
             if not tool.allows(name) or not self._choice.allows("", label, name):
                 continue
-            told = {"description": listed.description or "", "parameters": listed.inputSchema}
+            told = {"description": listed.description, "parameters": listed.input_schema}
             options = msgspec.Raw(_encode(to_options(tool)))
             self._put(
                 Offer(
@@ -142,7 +135,7 @@ class Offers:
                     label=label,
                     options=options,
                     approval=tool.asks_for(name),
-                    idempotent=bool((listed.annotations or {}).get("readOnlyHint")),
+                    idempotent=bool(listed.annotations and listed.annotations.read_only_hint),
                 ),
                 told,
             )

@@ -52,6 +52,7 @@ from edge.routes import (
     turns,
     usage,
     users,
+    webhooks,
 )
 from edge.routes import runs as run_routes
 from edge.runs import RunOptions, Runs, open_runs
@@ -106,6 +107,7 @@ def create_routes() -> list[BaseRoute]:
         *turns.ROUTES,
         *stored.ROUTES,
         *usage.ROUTES,
+        *webhooks.ROUTES,
         *admin.ROUTES,
         *auth.ROUTES,
         *health.ROUTES,

@@ -111,6 +111,10 @@ REQUIREMENTS: dict[str, Requirement] = {
     "responses.background.stream": R(
         "a background stream is read on with starting_after, from any number", OPENAI
     ),
+    "responses.webhooks": R(
+        "a webhook of a background response is signed and sent until it arrives",
+        "Standard Webhooks",
+    ),
     "responses.socket": R(
         "a WebSocket at /v1/responses takes one response after the other", "Open Responses"
     ),

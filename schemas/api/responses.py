@@ -99,7 +99,7 @@ class ResponseRequest(Struct):
     prompt_cache_retention: Literal["in-memory", "in_memory", "24h"] | None = None
     safety_identifier: Annotated[str, Meta(max_length=64)] | None = None
     user: Annotated[str, Meta(max_length=512)] | None = None
-    webhook: Annotated[str, Meta(max_length=2048)] | None = None
+    webhook: Annotated[str, Meta(max_length=2048, pattern=r"^https?://")] | None = None
 
     @property
     def kept(self) -> bool:

@@ -42,9 +42,12 @@ from schemas.responses.story import (
     Returned,
     Stepped,
     encode_entry,
+    is_story,
+    result_of,
     step_id,
 )
 from schemas.tools import ToolResult, Word, decode_tool_result
+from schemas.webhooks import of_response
 from workers.responses.approvals import find_approvals
 from workers.responses.calls import (
     EDGE,
@@ -132,6 +135,24 @@ class Response(LongRun):
         refusal = 0 if self._fold.items else error.http_status
         problem = {"code": _to_code(error), "message": error.message}
         return self._end("failed", "failed", refusal=refusal, error=problem)
+
+    async def follow_up(self, history: History) -> None:
+        """Have its webhook sent, if it has one."""
+        if self.job.replay_of is not None or not self.job.background:
+            return
+        await self._read_request()
+        result, _ = result_of(history.chunks) if is_story(history.chunks) else (None, None)
+        url = self._request.webhook
+        if url is None or result is None:
+            return
+        response = msgspec.json.decode(result)
+        webhook = of_response(self.job.run_id, response, url, self.job.principal)
+        await self._bus.store(
+            subjects.tool_job("webhooks"),
+            encode(webhook),
+            msg_id=f"JOBS:webhook:{self.job.run_id}:0",
+            timeout=_STORE_SECONDS,
+        )
 
     def _say(self, writer: Writer, entry: Entry) -> None:
         """Write an entry, and fold it."""

@@ -102,6 +102,9 @@ class LongRun(ABC):
             http_status=error.http_status,
         )
 
+    async def follow_up(self, history: History) -> None:  # noqa: B027 - most have nothing to do
+        """Do what follows from a run's end, before the queue forgets it; perhaps again."""
+
     def stop(self, reason: Exception) -> None:
         """Have it end: Lost without a word, HandedBack for others, a JanError for its readers."""
         if isinstance(reason, Lost):
@@ -297,6 +300,7 @@ class LongRun(ABC):
             await writer.end(told.seq)
             self._desk.metrics.runs.labels(history.commit.status).inc()
             self._desk.metrics.frames.inc(history.total)
+        await self.follow_up(history)
         if self._given_up:
             await self._bury("the run was given up")
         else:

@@ -13,6 +13,7 @@ from workers.runtime import OnLoading, OnReady, create_broker, serve
 from workers.runtime.control import Cancels, open_control
 from workers.runtime.heartbeat import open_heartbeat
 from workers.runtime.pull import Pull, Queue, pull_jobs
+from workers.tools import webhooks
 from workers.tools.builtin import TOOLS
 from workers.tools.call import Workplace
 from workers.tools.calls import Calls
@@ -93,7 +94,9 @@ async def open_tools(
         place = Workplace(bus, toolbox, means, settings.name, settings.max_deliver, metrics)
         calls = Calls(place, cancels)
         metrics.running.set_function(lambda: len(calls))
-        pulls = [to_pull(bus, settings, queue, calls) for queue in queues]
+        pulls = [
+            to_pull(bus, settings, queue, calls) for queue in queues if queue != webhooks.QUEUE
+        ]
         tools = Tools(pulls, calls, queues)
         async with (
             hurried(calls),
@@ -105,6 +108,10 @@ async def open_tools(
         ):
             try:
                 async with AsyncExitStack() as pulling:
+                    if webhooks.QUEUE in queues:
+                        key = settings.sealing_key.get_secret_value()
+                        sender = webhooks.Webhooks(bus, means.web, key, registry)
+                        await pulling.enter_async_context(webhooks.open_webhooks(sender, bus))
                     for pull in pulls:
                         await pulling.enter_async_context(pull_jobs(pull))
                     yield tools

@@ -16,6 +16,7 @@ QUEUES: Final = (
     "file_search_index",
     "file_search_query",
     "mcp",
+    "webhooks",
 )
 _SLOTS: Final = {"python_exec": max(2, os.cpu_count() or 1), "mcp": 64}
 _OTHER_SLOTS: Final = 32

@@ -21,13 +21,13 @@ from workers.inference.peers import open_peers
 from workers.inference.probes import Probes, open_probes
 from workers.inference.pulls import Pulls, open_pulls
 from workers.inference.reload import ProvidersFile, watch_providers
-from workers.inference.run import Run, Workplace
+from workers.inference.run import Run, Workplace, to_run
 from workers.inference.settings import InferenceSettings
 from workers.runtime import OnLoading, OnReady, create_broker, serve
 from workers.runtime.abandon import watch_abandonment
 from workers.runtime.control import Cancels, open_control
 from workers.runtime.heartbeat import open_heartbeat
-from workers.runtime.long_run import Desk
+from workers.runtime.long_run import RunDesk
 from workers.runtime.requests import tidy_requests
 from workers.runtime.runs import Runs
 
@@ -66,7 +66,7 @@ def providers_path(settings: InferenceSettings) -> Path:
 class Inference:
     """The worker at work: what others may know of it."""
 
-    def __init__(self, pulls: Pulls, fleet: Fleet, probes: Probes, runs: Runs) -> None:
+    def __init__(self, pulls: Pulls, fleet: Fleet, probes: Probes, runs: Runs[Run]) -> None:
         self.draining = False
         self._pulls = pulls
         self._fleet = fleet
@@ -86,7 +86,7 @@ class Inference:
 
 
 @asynccontextmanager
-async def hurried(runs: Runs) -> AsyncIterator[None]:
+async def hurried(runs: Runs[Run]) -> AsyncIterator[None]:
     """Listen, for the context's life, to whoever stops the whole server and has no time."""
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(HURRY, runs.hurry)
@@ -120,9 +120,9 @@ async def open_inference(
         open_probes(deployments, breakers, peers) as probes,
     ):
         fleet = Fleet(deployments, breakers, Capacity(peers.count), providers.routing.retry)
-        desk = Desk(bus, settings.name, settings.max_deliver, metrics)
+        desk = RunDesk(bus, settings.name, settings.max_deliver, metrics)
         place = Workplace(desk, objects, fleet, metrics)
-        runs = Runs(desk, cancels, partial(Run, place))
+        runs = Runs(bus, cancels, partial(to_run, place))
         metrics.running.set_function(lambda: len(runs))
         pulls = Pulls(bus, deployments, settings.slots, settings.ack_wait, runs.start)
         metrics.slots.set_function(lambda: pulls.slots)

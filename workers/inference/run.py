@@ -8,7 +8,7 @@ import structlog
 
 from bus import ObjectStore
 from schemas import frames, ids, subjects
-from schemas.commands import RunInference, encode
+from schemas.commands import RunInference, decode_run_inference, encode
 from schemas.errors import (
     InternalError,
     InvalidRequest,
@@ -21,7 +21,7 @@ from workers.inference.engines import Captured, Generation, Outcome
 from workers.inference.failover import Attempt, Fleet, Turns
 from workers.inference.metrics import InferenceMetrics
 from workers.runtime.delivery import Delivery
-from workers.runtime.long_run import Desk, Ending, LongRun
+from workers.runtime.long_run import Ending, LongRun, RunDesk
 from workers.runtime.writer import MAX_MESSAGE, Writer
 
 logger = structlog.get_logger()
@@ -33,7 +33,7 @@ _split_body = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 class Workplace:
     """What all runs of a worker share."""
 
-    desk: Desk
+    desk: RunDesk
     objects: ObjectStore
     fleet: Fleet
     metrics: InferenceMetrics
@@ -169,3 +169,8 @@ def _whole(captured: Captured, generation: Generation) -> Outcome | None:
 
 def _to_ending(outcome: Outcome, **last: Any) -> Ending:
     return Ending("completed", usage=outcome.usage, finish_reason=outcome.finish_reason, **last)
+
+
+def to_run(place: Workplace, delivery: Delivery) -> Run:
+    """Read a job. Raises DecodeError."""
+    return Run(place, decode_run_inference(delivery.data), delivery)

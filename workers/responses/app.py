@@ -12,13 +12,13 @@ from bus import Bus
 from schemas import subjects
 from workers.responses.catalogue import open_catalogue
 from workers.responses.parts import open_parts
-from workers.responses.response import Office, Response
+from workers.responses.response import Office, Response, to_response
 from workers.responses.settings import ResponsesSettings
 from workers.runtime import OnLoading, OnReady, create_broker, serve
 from workers.runtime.abandon import watch_abandonment
 from workers.runtime.control import Cancels, open_control
 from workers.runtime.heartbeat import open_heartbeat
-from workers.runtime.long_run import Desk
+from workers.runtime.long_run import RunDesk
 from workers.runtime.metrics import RunMetrics
 from workers.runtime.pull import Pull, Queue, pull_jobs
 from workers.runtime.runs import Runs
@@ -43,7 +43,7 @@ async def run(settings: ResponsesSettings, *, on_ready: OnReady) -> None:
 class Work:
     """What the worker tells of itself."""
 
-    def __init__(self, pull: Pull, runs: Runs) -> None:
+    def __init__(self, pull: Pull, runs: Runs[Response]) -> None:
         self._pull = pull
         self._runs = runs
         self.draining = False
@@ -66,9 +66,9 @@ async def open_worker(
     cancels = Cancels()
     url = settings.nats_url.get_secret_value()
     async with open_parts(bus, settings.name) as parts, open_catalogue(bus) as catalogue:
-        desk = Desk(bus, settings.name, settings.max_deliver, metrics)
+        desk = RunDesk(bus, settings.name, settings.max_deliver, metrics)
         office = Office(desk, settings.open_objects(), parts, catalogue, settings)
-        runs = Runs(desk, cancels, partial(Response, office))
+        runs = Runs(bus, cancels, partial(to_response, office))
         pull = Pull(bus, queues(), lambda: settings.slots, runs.start, settings.ack_wait)
         metrics.running.set_function(lambda: len(runs))
         metrics.slots.set_function(lambda: pull.slots)

@@ -19,7 +19,7 @@ from schemas import frames, ids, subjects
 from schemas.api.items import Item
 from schemas.api.response_tools import McpTool
 from schemas.api.responses import to_object
-from schemas.commands import MAX_EMBEDDED, RunInference, encode
+from schemas.commands import MAX_EMBEDDED, RunInference, decode_run_inference, encode
 from schemas.errors import BusError, Cancelled, InternalError, InvalidRequest, JanError, QueueFull
 from schemas.events import encode_run_accepted
 from schemas.history import History
@@ -64,7 +64,7 @@ from workers.responses.offers import Listing, Offers, is_own, to_listing
 from workers.responses.parts import Mailbox, Parts
 from workers.responses.settings import ResponsesSettings
 from workers.runtime.delivery import Delivery
-from workers.runtime.long_run import Desk, Ending, LongRun
+from workers.runtime.long_run import Ending, LongRun, RunDesk
 from workers.runtime.writer import Writer
 
 logger = structlog.get_logger()
@@ -79,7 +79,7 @@ _AGAIN: Final = 1.0
 class Office:
     """What all responses of a worker share."""
 
-    desk: Desk
+    desk: RunDesk
     objects: ObjectStore
     parts: Parts
     catalogue: Catalogue
@@ -441,6 +441,11 @@ class Response(LongRun):
                 await mailbox.next(min(until, time.time() + _WIND_UP / 4))
         commit = frames.Commit(status="cancelled", worker=self._office.desk.worker)
         return await self._parts.end(edge, step.run_id, commit, error.to_wire())
+
+
+def to_response(office: Office, delivery: Delivery) -> Response:
+    """Read a job. Raises DecodeError."""
+    return Response(office, decode_run_inference(delivery.data), delivery)
 
 
 def to_step(job: RunInference, number: int) -> RunInference:

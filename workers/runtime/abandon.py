@@ -5,6 +5,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Generic, TypeVar
 
 import msgspec
 import structlog
@@ -13,6 +14,7 @@ from bus import Bus, Message
 from schemas import subjects
 from schemas.errors import Cancelled
 from workers.runtime import beside
+from workers.runtime.long_run import LongRun
 from workers.runtime.runs import Runs
 
 logger = structlog.get_logger()
@@ -24,10 +26,13 @@ _IDS_A_QUESTION = 1000
 _decode_ids = msgspec.json.Decoder(list[str]).decode
 
 
-class Abandonment:
+LongRunT = TypeVar("LongRunT", bound=LongRun)
+
+
+class Abandonment(Generic[LongRunT]):
     """Asks the edges of foreground runs which of them have readers."""
 
-    def __init__(self, bus: Bus, runs: Runs, *, every: float = _ASK_EVERY) -> None:
+    def __init__(self, bus: Bus, runs: Runs[LongRunT], *, every: float = _ASK_EVERY) -> None:
         self._bus = bus
         self._runs = runs
         self._every = every
@@ -75,7 +80,7 @@ class Abandonment:
 
 
 @asynccontextmanager
-async def watch_abandonment(bus: Bus, runs: Runs) -> AsyncIterator[None]:
+async def watch_abandonment(bus: Bus, runs: Runs[LongRunT]) -> AsyncIterator[None]:
     """Keep asking for the context's life."""
     async with beside(Abandonment(bus, runs).watch()):
         yield

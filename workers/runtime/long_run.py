@@ -5,24 +5,23 @@ here.
 """
 
 import asyncio
-import os
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import partial
 
 import msgspec
 import structlog
 
-from bus import Ack, Bus
+from bus import Ack
 from schemas import events, frames, ids, subjects
 from schemas.commands import RunInference, encode
 from schemas.errors import BusError, Cancelled, DeadlineExceeded, InternalError, JanError
 from schemas.history import History, to_run_finished
 from schemas.tools import Word
-from workers.runtime import bury
+from workers.runtime.carried import Carried, Desk
 from workers.runtime.delivery import Delivery
-from workers.runtime.interrupt import HandedBack, Interrupt
+from workers.runtime.interrupt import HandedBack
 from workers.runtime.metrics import RunMetrics
 from workers.runtime.writer import Lost, Refused, Writer, take_over
 
@@ -32,17 +31,13 @@ _KNOWN_FOR = 60.0  # seconds; the server's memory of message ids is twice as lon
 _FINISH_TIMEOUT = 30.0
 _LONG = 2000  # chunks, which take some milliseconds to put together
 _HAND_BACK_TIMEOUT = 1.0
-_BACK_OFF = (0.2, 1.0, 3.0, 5.0)  # seconds before the next delivery
 _FRUITLESS_LIMIT = 4  # deliveries in a row that add nothing to a run
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class RunDesk(Desk):
     """What all runs of a worker share to be written."""
 
-    bus: Bus
-    worker: str
-    max_deliver: int
     metrics: RunMetrics
 
 
@@ -63,21 +58,22 @@ class Moved(Exception):
     """The job is another pool's now: it is done here."""
 
 
-class LongRun(ABC):
-    """Carries a run out. `stop` may be called at any time, with the reason."""
+class LongRun(Carried):
+    """Carries a run out."""
 
-    def __init__(self, desk: Desk, job: RunInference, delivery: Delivery) -> None:
+    def __init__(self, desk: RunDesk, job: RunInference, delivery: Delivery) -> None:
+        super().__init__(
+            desk,
+            delivery,
+            id=job.run_id,
+            parent=job.parent or "",
+            edge=job.edge,
+            deadline=job.deadline,
+        )
         self.job = job
-        self.delivery = delivery
         self.unclaimed = 0  # how often edges were asked for its readers in vain
-        self.lost = False
         self.deployment = job.targets[0].deployment if job.targets else ""
-        self._desk = desk
-        self._attempt = delivery.delivered
-        self._subject = subjects.frames(job.edge, job.run_id)
-        self._owner = os.urandom(8).hex()
-        self._interrupt = Interrupt()
-        self._writer: Writer | None = None
+        self._metrics = desk.metrics
         self._made: tuple[Ending, list[bytes]] | None = None
         self._given_up = False
 
@@ -102,40 +98,14 @@ class LongRun(ABC):
             http_status=error.http_status,
         )
 
-    async def follow_up(self, history: History) -> None:  # noqa: B027 - most have nothing to do
+    async def follow_up(self, history: History) -> None:
         """Do what follows from a run's end, before the queue forgets it; perhaps again."""
 
-    def stop(self, reason: Exception) -> None:
-        """Have it end: Lost without a word, HandedBack for others, a JanError for its readers."""
-        if isinstance(reason, Lost):
-            self.lost = True
-            if self._writer is not None:
-                self._writer.close(reason)
-        self._interrupt(reason)
+    def observe(self, seconds: float) -> None:
+        """Take down how long it was in progress."""
+        self._metrics.seconds.observe(seconds)
 
-    async def carry_out(self) -> None:
-        """Do the job, and answer its delivery. Every fault ends here."""
-        job = self.job
-        try:
-            await self._carry_out()
-        except Lost as lost:
-            self._desk.metrics.handovers.labels("lost").inc()
-            logger.info("run is lost to another worker", run_id=job.run_id, reason=str(lost))
-        except HandedBack:
-            self._desk.metrics.handovers.labels("handed back").inc()
-            logger.info("run is handed back", run_id=job.run_id)
-            self.delivery.nak()
-        except BusError as error:
-            logger.warning("run will be delivered again", run_id=job.run_id, error=str(error))
-            self._give_back()
-        except Exception as error:  # a fault of ours: the run is tried again, then buried
-            logger.exception("run failed", run_id=job.run_id)
-            await self._give_up_or_back(error)
-        finally:
-            if self._writer is not None:
-                self._writer.close(Lost("the delivery has ended"))
-
-    async def _carry_out(self) -> None:
+    async def tell_story(self) -> None:
         """The whole story: fence, generate, commit, RunFinished, END, ack."""
         too_late = self.job.deadline - time.time()
         timer = asyncio.get_running_loop().call_later(
@@ -192,22 +162,8 @@ class LongRun(ABC):
         if history.commit is None:
             self._tell_started(epoch)
             if history.total:
-                self._desk.metrics.handovers.labels("taken over").inc()
+                self._metrics.handovers.labels("taken over").inc()
         return writer
-
-    def _open_writer(self, history: History, epoch: int = 0) -> Writer:
-        self._writer = Writer(
-            self._desk.bus,
-            self._subject,
-            self._owner,
-            history,
-            epoch=epoch,
-            on_stop=self.stop,
-        )
-        return self._writer
-
-    def _fence(self) -> frames.Fence:
-        return frames.Fence(self._owner, self._attempt, self._desk.worker, self.job.deadline)
 
     async def _generate_and_commit(self, writer: Writer) -> None:
         """Generate, and commit what came of it: the text's end, or the error that ended it."""
@@ -298,8 +254,8 @@ class LongRun(ABC):
                 timeout=_FINISH_TIMEOUT,
             )
             await writer.end(told.seq)
-            self._desk.metrics.runs.labels(history.commit.status).inc()
-            self._desk.metrics.frames.inc(history.total)
+            self._metrics.runs.labels(history.commit.status).inc()
+            self._metrics.frames.inc(history.total)
         await self.follow_up(history)
         if self._given_up:
             await self._bury("the run was given up")
@@ -308,34 +264,9 @@ class LongRun(ABC):
 
     def _tell_parent(self) -> None:
         """Tell the response that this is a step of that it has ended."""
-        if self.job.parent is not None:
-            word = Word(self.job.run_id, ended=True)
-            self._desk.bus.publish(subjects.words(self.job.parent), encode(word))
-
-    def _give_back(self) -> None:
-        self.delivery.nak(_BACK_OFF[min(self._attempt, len(_BACK_OFF)) - 1])
-
-    async def _give_up_or_back(self, error: Exception) -> None:
-        if self._attempt < self._desk.max_deliver:
-            self._give_back()
-            return
-        try:
-            await self._bury(repr(error))
-        except BusError:
-            logger.exception("run can't be buried", run_id=self.job.run_id)
-
-    async def _bury(self, reason: str) -> None:
-        """Keep the job for people to look at: no worker will get it again."""
-        delivery = self.delivery
-        await bury(
-            self._desk.bus,
-            subjects.JOBS,
-            delivery.subject,
-            delivery.data,
-            error=reason,
-            sequence=delivery.sequence,
-        )
-        delivery.term()
+        if self.parent:
+            word = Word(self.id, ended=True)
+            self._desk.bus.publish(subjects.words(self.parent), encode(word))
 
 
 async def _to_event(job: RunInference, history: History) -> bytes:

@@ -4,18 +4,20 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from time import monotonic
+from typing import Generic, TypeVar
 
 import msgspec
 import structlog
 
+from bus import Bus
 from schemas import subjects
-from schemas.commands import CancelRun, RunInference, decode_run_inference
+from schemas.commands import CancelRun
 from schemas.errors import BusError, Cancelled
 from workers.runtime import bury
+from workers.runtime.carried import Carried
 from workers.runtime.control import Cancels
 from workers.runtime.delivery import Delivery
 from workers.runtime.interrupt import HandedBack
-from workers.runtime.long_run import Desk, LongRun
 from workers.runtime.writer import Lost
 
 logger = structlog.get_logger()
@@ -23,22 +25,22 @@ logger = structlog.get_logger()
 _FORCE_AFTER = 1.5  # seconds that runs have to hand themselves back
 
 
-Make = Callable[[RunInference, Delivery], LongRun]
+CarriedT = TypeVar("CarriedT", bound=Carried)
 
 
-class Runs:
-    """All runs of this worker, and the owner of their tasks until `drain` returns.
+class Runs(Generic[CarriedT]):
+    """All that is in progress in a worker, and the owner of its tasks until `drain` returns.
 
-    `make` makes one of a job.
+    `make` makes one of a delivery. Raises DecodeError if it can't be read.
     """
 
-    def __init__(self, desk: Desk, cancels: Cancels, make: Make) -> None:
-        self._desk = desk
+    def __init__(self, bus: Bus, cancels: Cancels, make: Callable[[Delivery], CarriedT]) -> None:
+        self._bus = bus
         self._make = make
         self._burying: set[asyncio.Task[None]] = set()
         self._cancels = cancels
-        self._runs: dict[str, LongRun] = {}
-        self._carrying: dict[LongRun, asyncio.Task[None]] = {}
+        self._runs: dict[str, CarriedT] = {}
+        self._carrying: dict[CarriedT, asyncio.Task[None]] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self._hurried = asyncio.Event()
@@ -46,31 +48,30 @@ class Runs:
     def __len__(self) -> int:
         return len(self._carrying)
 
-    def __iter__(self) -> Iterator[LongRun]:
+    def __iter__(self) -> Iterator[CarriedT]:
         return iter(list(self._carrying))
 
-    def find(self, run_id: str) -> LongRun | None:
+    def find(self, run_id: str) -> CarriedT | None:
         """The run with this id, if it is in progress here."""
         return self._runs.get(run_id)
 
     def start(self, delivery: Delivery, on_done: Callable[[], None]) -> None:
         """Carry a job out; `on_done` is called when its slot is free again."""
         try:
-            job = decode_run_inference(delivery.data)
+            run = self._make(delivery)
         except msgspec.DecodeError as error:
             burying = asyncio.create_task(self._bury(delivery, str(error), on_done))
             self._burying.add(burying)
             burying.add_done_callback(self._burying.discard)
             return
-        current = self._runs.get(job.run_id)
+        current = self._runs.get(run.id)
         if current is not None and not current.lost:
-            # The server missed our heartbeats, we did not: the run goes on, acking as it asks now.
+            # The server missed our heartbeats, we did not: it goes on, acking as it asks now.
             current.delivery = delivery
             on_done()
             return
-        run = self._make(job, delivery)
-        self._runs[job.run_id] = run
-        cancel = self._cancels.find(job.run_id)
+        self._runs[run.id] = run
+        cancel = self._cancels.find(run.id) or self._cancels.find(run.parent)
         if cancel is not None:
             run.stop(_to_error(cancel))
         before = self._carrying.get(current) if current is not None else None
@@ -78,12 +79,13 @@ class Runs:
         self._idle.clear()
 
     def cancel(self, cancel: CancelRun) -> None:
-        """Cancel a run, if it is in progress here."""
+        """Cancel a run, or all parts of a run, as far as they are in progress here."""
         run = self._runs.get(cancel.run_id)
-        if run is not None:
-            run.stop(_to_error(cancel))
+        parts = [part for part in self if part.parent == cancel.run_id]
+        for found in [run, *parts] if run is not None else parts:
+            found.stop(_to_error(cancel))
 
-    def lose(self, lost: list[LongRun]) -> None:
+    def lose(self, lost: list[CarriedT]) -> None:
         """Stop runs whose heartbeats were missed for so long that the server gave them away."""
         if lost:
             logger.warning("heartbeats were missed", runs=len(lost))
@@ -111,7 +113,7 @@ class Runs:
             await asyncio.wait(left)
 
     async def _carry_out(
-        self, run: LongRun, before: asyncio.Task[None] | None, on_done: Callable[[], None]
+        self, run: CarriedT, before: asyncio.Task[None] | None, on_done: Callable[[], None]
     ) -> None:
         began = monotonic()
         try:
@@ -120,18 +122,18 @@ class Runs:
             await run.carry_out()
         finally:
             del self._carrying[run]
-            if self._runs.get(run.job.run_id) is run:
-                del self._runs[run.job.run_id]
+            if self._runs.get(run.id) is run:
+                del self._runs[run.id]
             if not self._carrying:
                 self._idle.set()
-            self._desk.metrics.seconds.observe(monotonic() - began)
+            run.observe(monotonic() - began)
             on_done()
 
     async def _bury(self, delivery: Delivery, error: str, on_done: Callable[[], None]) -> None:
         """Keep a job that can't be read, so that it does not come again."""
         try:
             await bury(
-                self._desk.bus,
+                self._bus,
                 subjects.JOBS,
                 delivery.subject,
                 delivery.data,

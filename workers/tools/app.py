@@ -4,19 +4,21 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from prometheus_client import CollectorRegistry
 
 from bus import Bus
 from schemas import subjects
 from workers.runtime import OnLoading, OnReady, create_broker, serve
+from workers.runtime.carried import Desk
 from workers.runtime.control import Cancels, open_control
 from workers.runtime.heartbeat import open_heartbeat
 from workers.runtime.pull import Pull, Queue, pull_jobs
+from workers.runtime.runs import Runs
 from workers.tools import webhooks
 from workers.tools.builtin import TOOLS
-from workers.tools.call import Workplace
-from workers.tools.calls import Calls
+from workers.tools.call import Call, Workplace, to_call
 from workers.tools.catalogue import Catalogue, announcing, open_catalogue
 from workers.tools.mcp.file import McpFile, load_mcp_file
 from workers.tools.mcp.servers import open_servers
@@ -55,7 +57,7 @@ def read_servers(settings: ToolsSettings) -> McpFile:
 class Tools:
     """The worker at work: what others may know of it."""
 
-    def __init__(self, pulls: list[Pull], calls: Calls, queues: list[str]) -> None:
+    def __init__(self, pulls: list[Pull], calls: Runs[Call], queues: list[str]) -> None:
         self.draining = False
         self._pulls = pulls
         self._calls = calls
@@ -91,8 +93,9 @@ async def open_tools(
     async with open_means(settings, bus) as means:
         registry.register(BreakerMetrics(means.breakers.states))
         toolbox = Toolbox(builtins, queues)
-        place = Workplace(bus, toolbox, means, settings.name, settings.max_deliver, metrics)
-        calls = Calls(place, cancels)
+        desk = Desk(bus, settings.name, settings.max_deliver, metrics)
+        place = Workplace(desk, toolbox, means, metrics)
+        calls = Runs(bus, cancels, partial(to_call, place))
         metrics.running.set_function(lambda: len(calls))
         pulls = [
             to_pull(bus, settings, queue, calls) for queue in queues if queue != webhooks.QUEUE
@@ -121,7 +124,7 @@ async def open_tools(
 
 
 @asynccontextmanager
-async def hurried(calls: Calls) -> AsyncIterator[None]:
+async def hurried(calls: Runs[Call]) -> AsyncIterator[None]:
     """Listen, for the context's life, to whoever stops the whole server and has no time."""
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(HURRY, calls.hurry)
@@ -146,7 +149,7 @@ async def open_remote(
         yield
 
 
-def to_pull(bus: Bus, settings: ToolsSettings, queue: str, calls: Calls) -> Pull:
+def to_pull(bus: Bus, settings: ToolsSettings, queue: str, calls: Runs[Call]) -> Pull:
     """One queue's pull: a tool that is slow keeps no slot of another."""
     queues = [Queue(subjects.tool_consumer(queue), background=False)]
     return Pull(bus, queues, lambda: settings.slots(queue), calls.start, settings.ack_wait)

@@ -1,7 +1,6 @@
 """One delivery of a call, from the fence to the ack."""
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 import structlog
 
-from bus import Ack, Bus
+from bus import Ack
 from schemas import frames, subjects
 from schemas.content import shorten
 from schemas.errors import BusError, Cancelled, DeadlineExceeded
@@ -22,11 +21,12 @@ from schemas.tools import (
     ToolResult,
     ToolStarted,
     Word,
+    decode_call_tool,
     decode_tool_result,
 )
-from workers.runtime import bury
+from workers.runtime.carried import Carried, Desk
 from workers.runtime.delivery import Delivery
-from workers.runtime.interrupt import HandedBack, Interrupt
+from workers.runtime.interrupt import HandedBack
 from workers.runtime.writer import Lost, Refused, Writer, take_over
 from workers.tools.arguments import read_object, texts_in
 from workers.tools.means import Means
@@ -44,7 +44,6 @@ _PAUSES = (0.2, 1.0)  # seconds before its second and its third
 _PROGRESS_EVERY = 0.2
 _FRAMES_KEPT = 3000.0  # seconds: somewhat less than TOKENS keeps what was written of a call
 _FINISH_TIMEOUT = 30.0
-_BACK_OFF = (0.2, 1.0, 3.0, 5.0)  # seconds before the next delivery
 _MICROSECOND = 1e-6
 
 
@@ -52,28 +51,27 @@ _MICROSECOND = 1e-6
 class Workplace:
     """What all calls of a worker share."""
 
-    bus: Bus
+    desk: Desk
     toolbox: Toolbox
     means: Means
-    worker: str
-    max_deliver: int
     metrics: ToolsMetrics
 
 
-class Call:
-    """Carries a call out. `stop` may be called at any time, with the reason."""
+class Call(Carried):
+    """Carries a call out."""
 
     def __init__(self, place: Workplace, job: CallTool, delivery: Delivery) -> None:
+        super().__init__(
+            place.desk,
+            delivery,
+            id=job.call_id,
+            parent=job.parent,
+            edge=job.edge,
+            deadline=job.deadline,
+        )
         self.job = job
-        self.delivery = delivery
-        self.lost = False
         self._place = place
-        self._attempt = delivery.delivered
-        self._subject = subjects.frames(job.edge, job.call_id)
-        self._owner = os.urandom(8).hex()
-        self._interrupt = Interrupt()
-        self._writer: Writer | None = None
-        self._tool = place.toolbox.find_for(job)
+        self._tool = place.toolbox.find(job.tool)
         self._told = 0.0
         self._given_up = False
 
@@ -82,37 +80,11 @@ class Call:
         """The tool's name for metrics: what a model made up is none."""
         return self._tool.about.name if self._tool is not None else "unknown"
 
-    def stop(self, reason: Exception) -> None:
-        """Have it end: Lost without a word, HandedBack for others, a JanError as its result."""
-        if isinstance(reason, Lost):
-            self.lost = True
-            if self._writer is not None:
-                self._writer.close(reason)
-        self._interrupt(reason)
+    def observe(self, seconds: float) -> None:
+        """Take down how long it was in progress."""
+        self._place.metrics.seconds.labels(self.label).observe(seconds)
 
-    async def carry_out(self) -> None:
-        """Do the job, and answer its delivery. Every fault ends here."""
-        call_id, metrics = self.job.call_id, self._place.metrics
-        try:
-            await self._carry_out()
-        except Lost as lost:
-            metrics.handovers.labels("lost").inc()
-            logger.info("call is lost to another worker", call_id=call_id, reason=str(lost))
-        except HandedBack:
-            metrics.handovers.labels("handed back").inc()
-            logger.info("call is handed back", call_id=call_id)
-            self.delivery.nak()
-        except BusError as error:
-            logger.warning("call will be delivered again", call_id=call_id, error=str(error))
-            self._give_back()
-        except Exception as error:  # a fault of ours: the call is delivered again, then buried
-            logger.exception("call failed", call_id=call_id)
-            await self._give_up_or_back(error)
-        finally:
-            if self._writer is not None:
-                self._writer.close(Lost("the delivery has ended"))
-
-    async def _carry_out(self) -> None:
+    async def tell_story(self) -> None:
         """The whole story: fence, run, commit, ToolFinished, END, ack."""
         writer = await self._open()
         if writer.history.commit is None:
@@ -133,27 +105,13 @@ class Call:
                 self._interrupt.forget(Refused)
         check = self._interrupt.check
         history, epoch = await take_over(
-            self._place.bus, self._subject, self._fence(), lambda: check(Lost, HandedBack)
+            self._desk.bus, self._subject, self._fence(), lambda: check(Lost, HandedBack)
         )
         writer = self._open_writer(history, epoch)
         if history.commit is None:
             self._tell_started(epoch)
             self._place.metrics.handovers.labels("taken over").inc()
         return writer
-
-    def _open_writer(self, history: History, epoch: int = 0) -> Writer:
-        self._writer = Writer(
-            self._place.bus,
-            self._subject,
-            self._owner,
-            history,
-            epoch=epoch,
-            on_stop=self.stop,
-        )
-        return self._writer
-
-    def _fence(self) -> frames.Fence:
-        return frames.Fence(self._owner, self._attempt, self._place.worker, self.job.deadline)
 
     async def _make(self, writer: Writer) -> ToolResult:
         """Run the tool; whatever it fails with is a result too."""
@@ -193,7 +151,7 @@ class Call:
         tool, arguments = self._prepare()
         if time.time() >= self.job.deadline:
             raise Failed("timeout", self._too_late())
-        if before >= DEATHS or self._attempt >= self._place.max_deliver:
+        if before >= DEATHS or self._attempt >= self._desk.max_deliver:
             self._given_up = True
             raise Failed("given_up", f"{before} workers died while they ran {self.job.tool}.")
         context = Context(self.job, self._place.means, self._to_teller(writer))
@@ -262,7 +220,7 @@ class Call:
     async def _commit(self, writer: Writer, result: ToolResult) -> None:
         await writer.drain()  # progress is no part of the body
         commit = frames.Commit(
-            status=result.status, worker=self._place.worker, attempt=self._attempt
+            status=result.status, worker=self._desk.worker, attempt=self._attempt
         )
         await writer.commit(commit, body=[to_body(result)], flags=frames.RESULT)
         self._place.metrics.calls.labels(self.label, result.status).inc()
@@ -272,14 +230,14 @@ class Call:
         started = ToolStarted(
             call_id=job.call_id,
             tool=job.tool,
-            worker=self._place.worker,
+            worker=self._desk.worker,
             attempt=self._attempt,
             at=time.time(),
             parent=job.parent,
             principal=job.principal,
             request_id=job.request_id,
         )
-        self._place.bus.send_stored(
+        self._desk.bus.send_stored(
             subjects.tool_event("started", job.call_id, job.parent),
             encode(started),
             _ignore,
@@ -291,7 +249,7 @@ class Call:
         job, history = self.job, writer.history
         self._tell_parent(Word(job.call_id, ended=True))  # what it waits for is committed
         if not history.ended:
-            told = await self._place.bus.store(
+            told = await self._desk.bus.store(
                 subjects.tool_event("finished", job.call_id, job.parent),
                 to_tool_finished(job, history),
                 msg_id=f"EVENTS:tool.finished:{job.call_id}:0",
@@ -305,32 +263,7 @@ class Call:
 
     def _tell_parent(self, word: Word) -> None:
         if self.job.parent:
-            self._place.bus.publish(subjects.words(self.job.parent), encode(word))
-
-    def _give_back(self) -> None:
-        self.delivery.nak(_BACK_OFF[min(self._attempt, len(_BACK_OFF)) - 1])
-
-    async def _give_up_or_back(self, error: Exception) -> None:
-        if self._attempt < self._place.max_deliver:
-            self._give_back()
-            return
-        try:
-            await self._bury(repr(error))
-        except BusError:
-            logger.exception("call can't be buried", call_id=self.job.call_id)
-
-    async def _bury(self, reason: str) -> None:
-        """Keep the job for people to look at: no worker will get it again."""
-        delivery = self.delivery
-        await bury(
-            self._place.bus,
-            subjects.JOBS,
-            delivery.subject,
-            delivery.data,
-            error=reason,
-            sequence=delivery.sequence,
-        )
-        delivery.term()
+            self._desk.bus.publish(subjects.words(self.job.parent), encode(word))
 
 
 def to_tool_finished(job: CallTool, history: History) -> bytes:
@@ -376,3 +309,8 @@ def _without_words(result: ToolResult) -> ToolProblem | None:
 
 def _ignore(ack: Ack | BusError) -> None:
     """ToolStarted is told for people to read; nothing depends on it."""
+
+
+def to_call(place: Workplace, delivery: Delivery) -> Call:
+    """Read a job. Raises DecodeError."""
+    return Call(place, decode_call_tool(delivery.data), delivery)

@@ -81,7 +81,7 @@ async def open_endpoint(
 ) -> AsyncIterator[Endpoint]:
     """Answer for the context's life; leaving it ends what is not answered yet."""
     # The SDK's streams would be cut off at once when the server is told to stop.
-    AppStatus.disable_automatic_graceful_drain()
+    AppStatus.enable_automatic_graceful_drain = False
     async with manager.run():
         yield Endpoint(manager, calls, guard)
 

@@ -68,7 +68,8 @@ async def read_resource(
     """One conversation of the caller's: its active branch."""
     uri = params.uri
     conversation = uri.removeprefix(_CONVERSATIONS)
-    if conversation == uri or not 0 < len(conversation) <= _LONGEST_ID:
+    is_id = 0 < len(conversation) <= _LONGEST_ID and conversation.isprintable()
+    if conversation == uri or not is_id:
         raise missing_resource(context, uri)
     try:
         text = await _read(context, conversation)

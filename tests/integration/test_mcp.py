@@ -98,12 +98,13 @@ def toolset(held: Held) -> dict[str, ServerTool]:
 
 @dataclass
 class Mcp:
-    """A server: its address, who looks at its bus, and its worker of tools."""
+    """A server: its address, who looks at its bus, its edge and its worker of tools."""
 
     url: str
     nats: NatsServer
     observer: Bus
     held: Held
+    edge: AsyncExitStack
     worker: AsyncExitStack
 
     async def key(self, *scopes: str) -> str:
@@ -139,11 +140,13 @@ async def serving(folder: Path, **settings: Any) -> AsyncIterator[Mcp]:
         await migrate(nats)
         async with (
             open_bus(nats.url("cli"), name="observer") as observer,
-            running_edge(edge_settings(nats, folder / "edge", **told)) as url,
+            AsyncExitStack() as edge,
             AsyncExitStack() as worker,
         ):
+            settled = edge_settings(nats, folder / "edge", **told)
+            url = await edge.enter_async_context(running_edge(settled))
             await worker.enter_async_context(running_tools(nats, toolset(held)))
-            yield Mcp(url, nats, observer, held, worker)
+            yield Mcp(url, nats, observer, held, edge, worker)
 
 
 @pytest.fixture
@@ -490,6 +493,26 @@ async def test_a_hundred_calls_at_once(served: Mcp, version: str) -> None:
     assert [result.structured_content for result in results] == [
         {"text": f"{number} "} for number in range(100)
     ]
+
+
+@pytest.mark.requirement("mcp.call")
+@versions
+async def test_a_call_ends_before_its_edge_does(tmp_path: Path, version: str) -> None:
+    begun = asyncio.Event()
+
+    async def on_progress(*_told: object) -> None:
+        begun.set()
+
+    async with serving(tmp_path, drain_timeout=20) as served:
+        token = await served.key()
+        async with mcp_client(served.url, token, version) as client:
+            await client.list_tools()  # or the client would ask for a schema after the call
+            call = asyncio.create_task(
+                client.call_tool("count", {"times": 4}, progress_callback=on_progress)
+            )
+            await asyncio.wait_for(begun.wait(), 20)
+            await served.edge.aclose()
+            assert (await call).content == [TextContent(text="counted")]
 
 
 @pytest.mark.requirement("mcp.call")

@@ -48,8 +48,7 @@ async def call_tool(context: Context, params: types.CallToolRequestParams) -> ty
     result = await state["tool_calls"].call(
         params.name, encode(params.arguments or {}), caller, on_progress, known_as=known_as
     )
-    tool = state["tools"].find(params.name)
-    return _to_result(result, has_schema=tool is not None and tool.output is not None)
+    return _to_result(result, state["tools"].find(params.name))
 
 
 def to_known(
@@ -63,24 +62,29 @@ def to_known(
 def input_schema_of(catalogue: ToolCatalogue, name: str) -> dict[str, Any] | None:
     """The schema of a tool's arguments, for those that headers repeat."""
     tool = catalogue.find(name)
-    return None if tool is None else _to_object(tool.parameters)
+    return None if tool is None else _read_schema(tool.parameters)
 
 
 def _to_tool(tool: Tool) -> types.Tool:
+    """A tool as the protocol has it: one that is described otherwise must not spoil the list."""
+    output = _read_schema(tool.output) if tool.output is not None else {}
     return types.Tool(
         name=tool.name,
         title=tool.title or None,
         description=tool.description,
-        input_schema=_to_object(tool.parameters),
-        output_schema=None if tool.output is None else _to_object(tool.output),
+        input_schema=_read_schema(tool.parameters) | {"type": "object"},
+        output_schema=output if _is_of_object(output) else None,
         annotations=types.ToolAnnotations(idempotent_hint=tool.idempotent),
     )
 
 
-def _to_result(result: ToolResult, *, has_schema: bool) -> types.CallToolResult:
+def _to_result(result: ToolResult, tool: Tool | None) -> types.CallToolResult:
     """The result; one that should have a structured form and has none is no good one."""
     structured = None if result.structured is None else msgspec.json.decode(result.structured)
-    lacking = has_schema and structured is None
+    if not isinstance(structured, dict):
+        structured = None  # the older version knows objects only
+    output = _read_schema(tool.output) if tool is not None and tool.output is not None else {}
+    lacking = structured is None and _is_of_object(output)
     return types.CallToolResult(
         content=[types.TextContent(text=result.output)],
         structured_content=structured,
@@ -88,5 +92,9 @@ def _to_result(result: ToolResult, *, has_schema: bool) -> types.CallToolResult:
     )
 
 
-def _to_object(schema: msgspec.Raw) -> dict[str, Any]:
+def _is_of_object(schema: dict[str, Any]) -> bool:
+    return schema.get("type") == "object"
+
+
+def _read_schema(schema: msgspec.Raw) -> dict[str, Any]:
     return msgspec.json.decode(schema, type=dict[str, Any])

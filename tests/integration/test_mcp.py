@@ -69,6 +69,11 @@ async def large(_said: Said, _call: Context) -> Answer:
     return Answer("large", structured=Text("x" * 300_000))
 
 
+async def split(said: Said, _call: Context) -> Answer:
+    """Give what is structured, but no object."""
+    return Answer(said.text, structured=list(said.text))
+
+
 async def count(said: Said, call: Context) -> Answer:
     """Tell how far it is, no faster than that is passed on."""
     for number in range(1, said.times + 1):
@@ -88,6 +93,7 @@ def toolset(held: Held) -> dict[str, ServerTool]:
         scripted(echo, name="echo", output=Text),
         scripted(large, name="large", output=Text),
         scripted(count, name="count"),
+        scripted(split, name="split", output=list[str]),
         scripted(refuse, name="refuse"),
         scripted(held.run, name="held", idempotent=False),
         scripted(echo, name="quick", timeout=0.2),
@@ -165,7 +171,7 @@ async def test_a_guest_lists_and_calls_tools(served: Mcp, version: str) -> None:
         assert client.protocol_version == version
 
     names = [tool.name for tool in listed]
-    assert names == ["count", "echo", "held", "large", "quick", "refuse"]
+    assert names == ["count", "echo", "held", "large", "quick", "refuse", "split"]
     tool, held = listed[1], listed[2]
     assert tool.title == "Echo"
     assert tool.description == "Says it again."
@@ -215,6 +221,18 @@ async def test_a_result_without_its_structured_form_is_an_error(served: Mcp) -> 
         cut = await client.call_tool("large")
     assert cut.is_error
     assert "Left out here" in str(cut.content)
+
+
+@pytest.mark.requirement("mcp.call")
+@versions
+async def test_what_is_structured_but_no_object_is_left_out(served: Mcp, version: str) -> None:
+    async with mcp_client(served.url, await served.key(), version) as client:
+        (tool,) = [tool for tool in (await client.list_tools()).tools if tool.name == "split"]
+        result = await client.call_tool("split", {"text": "ab"})
+    assert tool.output_schema is None
+    assert result.structured_content is None
+    assert result.content == [TextContent(text="ab")]
+    assert not result.is_error
 
 
 @pytest.mark.requirement("mcp.failures")

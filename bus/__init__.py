@@ -12,6 +12,7 @@ from bus.connection import (
 from bus.objects import ObjectStore, open_store
 from bus.opening import attach, connect, connect_options, open_bus
 from bus.pull import Batches, Delivery, Pull
+from bus.tool_catalogue import ToolCatalogue, open_tool_catalogue
 from bus.wire import Message, header_value
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Pull",
     "Stored",
     "Subscription",
+    "ToolCatalogue",
     "Watch",
     "attach",
     "connect",
@@ -35,4 +37,5 @@ __all__ = [
     "header_value",
     "open_bus",
     "open_store",
+    "open_tool_catalogue",
 ]

@@ -7,7 +7,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bus import Bucket, open_bus, open_store
+from bus import Bucket, open_bus, open_store, open_tool_catalogue
 from edge.admission import Admission
 from edge.auth import Authenticator, GuestLimits
 from edge.catalogue import Models
@@ -18,6 +18,9 @@ from edge.inbox import open_inbox
 from edge.issuer import Issuer
 from edge.keys import Keys
 from edge.limits import Creations, Limits, Readers
+from edge.mcp.endpoint import open_endpoint
+from edge.mcp.guard import Guard
+from edge.mcp.server import create_manager
 from edge.metrics import Metrics
 from edge.middleware import Authentication, Envelope, Errors, Hygiene, Limiting
 from edge.presence import Presence, open_presence
@@ -39,6 +42,7 @@ from edge.routes import (
     embeddings,
     health,
     home,
+    mcp,
     messages,
     models,
     projects,
@@ -48,6 +52,7 @@ from edge.routes import (
     settings,
     shares,
     stored,
+    tools,
     transfers,
     turns,
     usage,
@@ -60,6 +65,7 @@ from edge.sessions import REVOKED, Revoked, Sessions
 from edge.settings import EdgeSettings
 from edge.state import EdgeState
 from edge.stored import Positions, Stored
+from edge.tool_calls import CallOptions, ToolCalls, open_tool_calls
 from schemas import subjects
 from schemas.health import DEPLOYMENTS
 
@@ -75,6 +81,8 @@ _EXPOSED = (
     "retry-after-ms",
     "x-should-retry",
     "etag",
+    "www-authenticate",
+    "mcp-session-id",
     "x-conversation-id",
     "x-conversation-branch",
     "x-conversation-trimmed",
@@ -93,6 +101,7 @@ def create_routes() -> list[BaseRoute]:
         *messages.ROUTES,
         *completions.ROUTES,
         *embeddings.ROUTES,
+        *mcp.ROUTES,
         *models.ROUTES,
         *replay.ROUTES,
         *transfers.ROUTES,
@@ -108,6 +117,7 @@ def create_routes() -> list[BaseRoute]:
         *stored.ROUTES,
         *usage.ROUTES,
         *webhooks.ROUTES,
+        *tools.ROUTES,
         *admin.ROUTES,
         *auth.ROUTES,
         *health.ROUTES,
@@ -199,6 +209,11 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
             patience=settings.write_patience,
         )
         references = References(kept.ask, settings.sealing_key.get_secret_value())
+        catalogue_of_tools = await enter(open_tool_catalogue(bus))
+        options = CallOptions(settings.name, settings.log_content)
+        calls = await enter(open_tool_calls(ToolCalls(bus, inbox, catalogue_of_tools, options)))
+        guard = Guard(settings.mcp_hosts, settings.cors_origins)
+        endpoint = await enter(open_endpoint(create_manager(catalogue_of_tools), calls, guard))
         yield {
             "settings": settings,
             "bus": bus,
@@ -234,6 +249,9 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
             "objects": objects,
             "presence": presence,
             "metrics": metrics,
+            "tools": catalogue_of_tools,
+            "tool_calls": calls,
+            "mcp": endpoint,
         }
 
 

@@ -57,20 +57,24 @@ async def send_error(
     headers: Headers | None = None,
     *,
     encode: Callable[[JanError, str | None], bytes] = JanError.to_wire,
+    challenge: bytes = b"",
 ) -> None:
-    """Answer with an error's status, its envelope and what its headers say."""
+    """Answer with an error's status, its envelope and what its headers say.
+
+    `challenge` is added to how one may prove who one is.
+    """
     body = encode(error, request_id)
     told = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
-        *headers_of(error),
+        *headers_of(error, challenge),
         *(headers or []),
     ]
     await send({"type": "http.response.start", "status": error.http_status, "headers": told})
     await send({"type": "http.response.body", "body": body})
 
 
-def headers_of(error: JanError) -> Headers:
+def headers_of(error: JanError, challenge: bytes = b"") -> Headers:
     """When to come back, whether to, and how to prove who one is."""
     headers: Headers = []
     if error.retry_after is not None:
@@ -80,7 +84,7 @@ def headers_of(error: JanError) -> Headers:
         # The SDKs would try these again by themselves.
         headers.append((b"x-should-retry", b"true" if error.retryable else b"false"))
     if error.http_status == 401:
-        headers.append((b"www-authenticate", _challenge(error)))
+        headers.append((b"www-authenticate", _challenge(error) + challenge))
     return headers
 
 

@@ -6,7 +6,7 @@ Only Envelope wraps `send`: everything else would cost a call for each token.
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -16,6 +16,8 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge.errors import Headers, send_error, to_error
+from edge.mcp import metadata
+from edge.mcp.errors import to_wire as to_json_rpc_error
 from edge.messages.errors import to_wire as to_messages_error
 from edge.state import state_of
 from schemas import ids
@@ -30,7 +32,7 @@ from schemas.errors import (
 logger = structlog.get_logger()
 
 _ID_LENGTH: Final = 128
-_PREFIXES: Final = ("/llm", "/responses", "/media")
+_PREFIXES: Final = ("/llm", "/responses", "/media", "/mcp")
 _PUBLIC: Final = ("/v1/openapi.json", "/v1/swagger", "/v1/public/")
 _WITHOUT_BUS: Final = ("/v1/models",)
 _MESSAGES: Final = "/v1/messages"  # whose clients read errors and request ids in their own way
@@ -123,9 +125,9 @@ class Errors:
             headers: Headers = list(getattr(error, "headers", ()))
             if isinstance(error, MethodNotAllowed):
                 headers = [(b"allow", self._methods(scope))]
-            is_messages = scope["path"].startswith(_MESSAGES)
-            encode = to_messages_error if is_messages else JanError.to_wire
-            await send_error(error, scope["state"].get("request_id"), send, headers, encode=encode)
+            request_id = state_of(scope).get("request_id")
+            encode, challenge = _encoder_for(scope["path"]), _challenge_for(scope)
+            await send_error(error, request_id, send, headers, encode=encode, challenge=challenge)
 
     def _methods(self, scope: Scope) -> bytes:
         methods: set[str] = set()
@@ -182,7 +184,7 @@ class Hygiene:
 
 
 class Authentication:
-    """Let nobody into /v1 unknown, and nobody in at all while the bus is away."""
+    """Let nobody into /v1 and /mcp unknown, and nobody in at all while the bus is away."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -190,7 +192,8 @@ class Authentication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         path: str = scope["path"]
-        if path.startswith("/v1/") and not path.startswith(_PUBLIC):
+        is_closed = path.startswith("/v1/") and not path.startswith(_PUBLIC)
+        if is_closed or metadata.is_mcp(path):
             state = state_of(scope)
             state["principal"] = state["authenticator"].authenticate(dict(scope["headers"]))
             if not state["bus"].connected and not path.startswith(_WITHOUT_BUS):
@@ -227,6 +230,21 @@ def _refuse_nul(scope: Scope) -> None:
         if "\0" in name + text:
             param = name.replace("\0", "")
             raise InvalidRequest(f"'{param}' contains the NUL character", param=param)
+
+
+def _encoder_for(path: str) -> Callable[[JanError, str | None], bytes]:
+    if path.startswith(_MESSAGES):
+        return to_messages_error
+    return to_json_rpc_error if metadata.is_mcp(path) else JanError.to_wire
+
+
+def _challenge_for(scope: Scope) -> bytes:
+    """Where a client that speaks MCP is told how to get a credential."""
+    if not metadata.is_mcp(scope["path"]):
+        return b""
+    public_url = state_of(scope)["settings"].public_url
+    base = metadata.base_of(scope["scheme"], dict(scope["headers"]), public_url)
+    return metadata.to_challenge(base, scope["path"])
 
 
 def _refuse_repeats(headers: Headers) -> None:

@@ -51,7 +51,11 @@ class _Server(uvicorn.Server):
             connection.shutdown()
         presence, runs = self._state["presence"], self._state["runs"]
         presence.draining = True
-        draining = asyncio.gather(presence.announce(), runs.drain(self._drain_timeout))
+        draining = asyncio.gather(
+            presence.announce(),
+            runs.drain(self._drain_timeout),
+            self._state["tool_calls"].drain(self._drain_timeout),
+        )
         while not draining.done() and not self.force_exit:
             await asyncio.wait([draining], timeout=0.1)
         draining.cancel()

@@ -61,6 +61,22 @@ class EdgeSettings(BaseSettings):
         description="Origins whose pages may call this server, comma-separated, `*` for all. "
         "None by default: a web page should not reach a local server unasked.",
     )
+    mcp_hosts: Annotated[list[str], NoDecode] = Field(
+        [],
+        description="Hosts that /mcp answers to, comma-separated, as `name` or `name:port`. Empty: "
+        "any, as behind a proxy; a page that is led here by DNS has no credential to send.",
+    )
+    public_url: str = Field(
+        "",
+        pattern=r"^(https?://[^\s\"]+)?$",
+        description="This server's address as its clients know it (https://jan.example.com), told "
+        "to those who look for a credential for /mcp. Empty: as each request says it.",
+    )
+    authorization_servers: Annotated[list[str], NoDecode] = Field(
+        [],
+        description="Whom MCP clients are sent to for a token, comma-separated URLs. Empty: this "
+        "server, whose tokens come from /auth/guest.",
+    )
     forwarded_allow_ips: str = Field(
         "",
         description="Proxies whose X-Forwarded-For is believed, comma-separated. None by default: "
@@ -162,11 +178,11 @@ class EdgeSettings(BaseSettings):
         "them, and each may be 6 MiB.",
     )
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("cors_origins", "mcp_hosts", "authorization_servers", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
-            return [origin.strip() for origin in value.split(",") if origin.strip()]
+            return [one.strip() for one in value.split(",") if one.strip()]
         return value
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ from starlette.types import Scope
 if TYPE_CHECKING:
     from bus.connection import Bus
     from bus.objects import ObjectStore
+    from bus.tool_catalogue import ToolCatalogue
     from edge.auth import Authenticator, Principal
     from edge.catalogue import Models
     from edge.deployments import Deployments
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from edge.issuer import Issuer
     from edge.keys import Keys
     from edge.limits import Creations, Limits, Readers, Standing
+    from edge.mcp.endpoint import Endpoint
     from edge.metrics import Metrics
     from edge.presence import Presence
     from edge.replays import Replays
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from edge.sessions import Sessions
     from edge.settings import EdgeSettings
     from edge.stored import Stored
+    from edge.tool_calls import ToolCalls
     from schemas.api.items import Item
 
 
@@ -51,6 +54,9 @@ class EdgeState(TypedDict):
     objects: "ObjectStore"
     presence: "Presence"
     metrics: "Metrics"
+    tools: "ToolCatalogue"
+    tool_calls: "ToolCalls"
+    mcp: "Endpoint"
 
     request_id: NotRequired[str]
     traceparent: NotRequired[str | None]

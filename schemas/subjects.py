@@ -20,6 +20,8 @@ KV_POSITIONS = "positions"
 KV_TOOLS = "tools"
 
 CATALOGUE_KEY = "catalogue"
+TOOL_KEYS = "tool."  # of the bucket `tools`: what a worker says of the tool of that name
+SWITCH_KEYS = "switch."  # … and what an operator does
 INTERACTIVE = "interactive"
 BACKGROUND = "background"
 REMOTE_POOL = "remote"

@@ -14,6 +14,7 @@ SERVER = "Jan Server"
 HTTP = "RFC 9110"
 SSE = "WHATWG HTML, server-sent events"
 BEARER = "RFC 6750"
+MCP = "Model Context Protocol"
 
 
 class Requirement(NamedTuple):
@@ -50,6 +51,7 @@ AREAS = {
     "routing": "Providers and routing",
     "tools": "The server's tools",
     "log": "The log",
+    "mcp": "Tools and MCP",
 }
 
 R = Requirement
@@ -385,4 +387,34 @@ REQUIREMENTS: dict[str, Requirement] = {
     "log.runs.secrets": R("no credential is in what is told of a run", SERVER),
     "log.runs.input": R("a wrong parameter of a list of runs is named", SERVER),
     "log.handover": R("jan log tells the story of a run that was handed over", SERVER),
+    "mcp.list": R(
+        "/mcp lists this server's tools in both versions of the protocol, in a steady order", MCP
+    ),
+    "mcp.call": R("a call through /mcp is run by a worker and told to the log", MCP),
+    "mcp.failures": R(
+        "a failed call says why; what can't be called is a wrong parameter, a full queue and a "
+        "deadline are told",
+        MCP,
+    ),
+    "mcp.progress": R("a call's progress is told to a client that asks for it", MCP),
+    "mcp.cancel": R(
+        "a cancelled call stops its tool, as does a client that hangs up; others' calls go on", MCP
+    ),
+    "mcp.auth": R(
+        "without a credential /mcp is a 401 that leads to its metadata; limits hold as elsewhere",
+        "RFC 9728",
+    ),
+    "mcp.versions": R(
+        "headers that differ from the message, unknown versions and methods are refused as the "
+        "protocol says",
+        MCP,
+    ),
+    "mcp.origin": R("pages of other origins, and hosts that are not listed, are refused", MCP),
+    "mcp.resources": R("a user's conversations are resources, to that user only", MCP),
+    "mcp.prompts": R("a user's prompt templates are prompts, to that user only", MCP),
+    "mcp.tools": R("GET /v1/mcp-tools shows the tools that can be called", SERVER),
+    "mcp.admin": R(
+        "an administrator switches a tool off, describes it or refuses words: it is so at once",
+        SERVER,
+    ),
 }

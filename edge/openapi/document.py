@@ -5,7 +5,17 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from edge.openapi import conversations, generations, projects, replays, runs, server, turns, users
+from edge.openapi import (
+    conversations,
+    generations,
+    projects,
+    replays,
+    runs,
+    server,
+    tools,
+    turns,
+    users,
+)
 from edge.openapi.operation import ERRORS, GENERATION, NOTHING, Error, Operation
 
 VERSION: Final = "0.1.0"
@@ -20,6 +30,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *projects.OPERATIONS,
     *replays.OPERATIONS,
     *turns.OPERATIONS,
+    *tools.OPERATIONS,
     *server.OPERATIONS,
 )
 

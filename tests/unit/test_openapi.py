@@ -7,7 +7,8 @@ from starlette.routing import Route
 from edge.app import create_routes
 from edge.openapi.document import OPERATIONS, describe
 
-UNDESCRIBED = {"/", "/v1/openapi.json", "/v1/swagger"}  # pages, and the description itself
+# Pages, the description itself, and what speaks another protocol.
+UNDESCRIBED = {"/", "/v1/openapi.json", "/v1/swagger", "/mcp", "/v1/mcp"}
 
 
 def served() -> Iterator[tuple[str, str]]:

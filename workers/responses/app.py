@@ -8,9 +8,8 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry
 
-from bus import Bus
+from bus import Bus, open_tool_catalogue
 from schemas import subjects
-from workers.responses.catalogue import open_catalogue
 from workers.responses.parts import open_parts
 from workers.responses.response import Office, Response, to_response
 from workers.responses.settings import ResponsesSettings
@@ -65,7 +64,7 @@ async def open_worker(
     metrics = RunMetrics(registry, KIND)
     cancels = Cancels()
     url = settings.nats_url.get_secret_value()
-    async with open_parts(bus, settings.name) as parts, open_catalogue(bus) as catalogue:
+    async with open_parts(bus, settings.name) as parts, open_tool_catalogue(bus) as catalogue:
         desk = RunDesk(bus, settings.name, settings.max_deliver, metrics)
         office = Office(desk, settings.open_objects(), parts, catalogue, settings)
         runs = Runs(bus, cancels, partial(to_response, office))

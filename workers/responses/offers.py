@@ -5,6 +5,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from bus import ToolCatalogue
 from schemas.api.response_tools import (
     OWN_LABEL,
     Choice,
@@ -23,7 +24,6 @@ from schemas.responses.story import Offer
 from schemas.tool_options import McpHints
 from schemas.tool_options import McpTool as ServersTool
 from schemas.tools import Tool as ServerTool
-from workers.responses.catalogue import Catalogue
 
 MCP_QUEUE: Final = "mcp"
 
@@ -84,7 +84,7 @@ def to_listing(item: Item) -> Listing:
 class Offers:
     """The offers of one response, as `choice` lets them."""
 
-    def __init__(self, catalogue: Catalogue, choice: Choice) -> None:
+    def __init__(self, catalogue: ToolCatalogue, choice: Choice) -> None:
         self._catalogue = catalogue
         self._choice = choice
         self._offers: dict[str, Offer] = {}

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from bus import QUEUE_FULL, ObjectStore
+from bus import QUEUE_FULL, ObjectStore, ToolCatalogue
 from schemas import frames, ids, subjects
 from schemas.api.items import Item
 from schemas.api.response_tools import McpTool
@@ -57,7 +57,6 @@ from workers.responses.calls import (
     job_message,
     to_call_job,
 )
-from workers.responses.catalogue import Catalogue
 from workers.responses.formats import to_correction
 from workers.responses.listings import Listings
 from workers.responses.offers import Listing, Offers, is_own, to_listing
@@ -82,7 +81,7 @@ class Office:
     desk: RunDesk
     objects: ObjectStore
     parts: Parts
-    catalogue: Catalogue
+    catalogue: ToolCatalogue
     settings: ResponsesSettings
 
 

@@ -1,0 +1,1 @@
+"""This server's own tools, conversations and prompts for clients that speak MCP."""

@@ -13,8 +13,6 @@ from websockets.sync.client import ClientConnection, connect
 from cli.launch import LaunchedServer
 from tests.acceptance.conftest import SCRIPTED, SIMULATED
 
-pytestmark = pytest.mark.requirement("responses.socket")
-
 
 @contextmanager
 def opened(server: LaunchedServer, key: str) -> Iterator[ClientConnection]:
@@ -40,6 +38,7 @@ def read(socket: ClientConnection) -> list[dict[str, Any]]:
     return events
 
 
+@pytest.mark.requirement("responses.socket")
 def test_responses_follow_each_other_on_one_connection(
     server: LaunchedServer, api_key: str
 ) -> None:
@@ -52,6 +51,7 @@ def test_responses_follow_each_other_on_one_connection(
             assert numbers == list(range(len(events)))
 
 
+@pytest.mark.requirement("responses.socket")
 def test_what_is_not_stored_is_gone_on_with_on_the_same_connection(
     server: LaunchedServer, api_key: str, client: openai.OpenAI
 ) -> None:
@@ -66,6 +66,7 @@ def test_what_is_not_stored_is_gone_on_with_on_the_same_connection(
     assert second["usage"]["input_tokens"] > alone.usage.input_tokens + 5
 
 
+@pytest.mark.requirement("responses.socket")
 def test_what_is_wrong_is_told_and_the_connection_goes_on(
     server: LaunchedServer, api_key: str
 ) -> None:
@@ -84,6 +85,7 @@ def test_what_is_wrong_is_told_and_the_connection_goes_on(
         assert read(socket)[-1]["type"] == "response.completed"
 
 
+@pytest.mark.requirement("responses.socket")
 def test_a_second_response_has_to_wait_for_the_first(server: LaunchedServer, api_key: str) -> None:
     with opened(server, api_key) as socket:
         ask(socket, model=SCRIPTED, input="Tell a story.")
@@ -96,6 +98,7 @@ def test_a_second_response_has_to_wait_for_the_first(server: LaunchedServer, api
         assert read(socket)[-1]["type"] == "response.completed"
 
 
+@pytest.mark.requirement("responses.socket")
 def test_nobody_gets_in_without_a_credential(server: LaunchedServer) -> None:
     with pytest.raises(InvalidStatus) as refused, opened(server, "sk_wrong"):
         pass

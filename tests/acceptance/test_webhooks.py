@@ -14,8 +14,6 @@ import pytest
 from tests.acceptance.conftest import SIMULATED
 from tests.support.server import http_client, openai_client, running_server
 
-pytestmark = pytest.mark.requirement("responses.webhooks")
-
 PROVIDERS = """
 providers:
   - name: simulated
@@ -70,6 +68,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
         yield server.url, server.create_key()
 
 
+@pytest.mark.requirement("responses.webhooks")
 def test_a_webhook_is_signed_and_sent_until_it_arrives(served: tuple[str, str]) -> None:
     url, key = served
     with receiving() as receiver, http_client(url, key) as http:
@@ -89,6 +88,7 @@ def test_a_webhook_is_signed_and_sent_until_it_arrives(served: tuple[str, str]) 
         client.webhooks.unwrap(body + " ", headers, secret=secret)
 
 
+@pytest.mark.requirement("responses.webhooks")
 @pytest.mark.parametrize("target", ["ftp://example.com/x", "example.com", ""])
 def test_what_is_no_address_is_refused(served: tuple[str, str], target: str) -> None:
     url, key = served

@@ -71,6 +71,7 @@ class CallTool(msgspec.Struct, frozen=True, omit_defaults=True):
     api_key: str | None = None  # the key's id, never the key
     traceparent: str | None = None
     content: Content = "full"  # how much of what is said the log keeps
+    idempotent: bool = False  # this call may be begun twice, whatever is known of the tool
     v: int = 1
 
 

@@ -55,6 +55,19 @@ def make() -> MCPServer:
         """Say which variables there are."""
         return " ".join(sorted(os.environ))
 
+    counts: dict[str, int] = {}
+
+    @server.tool()
+    def count(key: str) -> int:
+        """Have an effect: count how often this was called with a key."""
+        counts[key] = counts.get(key, 0) + 1
+        return counts[key]
+
+    @server.tool()
+    def counted() -> dict[str, int]:
+        """Say how often `count` was called with each key."""
+        return counts
+
     @server.tool()
     def end() -> str:
         """End the process."""

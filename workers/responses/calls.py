@@ -49,6 +49,7 @@ def to_call_job(job: RunInference, call: ToolCall, offer: Offer) -> CallTool:
         api_key=job.api_key,
         traceparent=job.traceparent,
         content=job.content,
+        idempotent=offer.idempotent,
     )
 
 

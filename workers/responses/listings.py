@@ -65,6 +65,7 @@ class Listings:
             api_key=job.api_key,
             traceparent=job.traceparent,
             content=job.content,
+            idempotent=True,
         )
 
     async def _look(self, call_id: str, found: dict[str, ToolResult]) -> None:

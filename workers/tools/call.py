@@ -80,6 +80,11 @@ class Call(Carried):
         """The tool's name for metrics: what a model made up is none."""
         return self._tool.about.name if self._tool is not None else "unknown"
 
+    @property
+    def _may_repeat(self) -> bool:
+        """Whether it does no harm to begin it twice."""
+        return self.job.idempotent or (self._tool is not None and self._tool.about.idempotent)
+
     def observe(self, seconds: float) -> None:
         """Take down how long it was in progress."""
         self._place.metrics.seconds.labels(self.label).observe(seconds)
@@ -142,7 +147,7 @@ class Call(Carried):
 
     async def _run(self, writer: Writer) -> ToolResult:
         before = self._begun_before(writer.history)
-        if before and not (self._tool is not None and self._tool.about.idempotent):
+        if before and not self._may_repeat:
             raise Failed(
                 "unknown_outcome",
                 f"A worker died while it ran {self.job.tool}: what it should do may have been "
@@ -159,7 +164,7 @@ class Call(Carried):
             try:
                 return to_result(await self._try(tool, arguments, context))
             except Failed as failed:
-                last = number == TRIES - 1 or not tool.about.idempotent
+                last = number == TRIES - 1 or not self._may_repeat
                 if last or not failed.retryable:
                     raise
             self._place.metrics.retries.labels(self.label).inc()

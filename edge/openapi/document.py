@@ -5,7 +5,17 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from edge.openapi import conversations, generations, projects, replays, runs, server, turns, users
+from edge.openapi import (
+    conversations,
+    generations,
+    projects,
+    replays,
+    responses,
+    runs,
+    server,
+    turns,
+    users,
+)
 from edge.openapi.operation import ERRORS, GENERATION, NOTHING, Error, Operation
 
 VERSION: Final = "0.1.0"
@@ -14,6 +24,7 @@ _JSON: Final = "application/json"
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
     *generations.OPERATIONS,
+    *responses.OPERATIONS,
     *conversations.OPERATIONS,
     *users.OPERATIONS,
     *runs.OPERATIONS,

@@ -5,7 +5,13 @@ from typing import Final
 from edge.openapi.conversations import PAGING
 from edge.openapi.operation import GENERATION, IDEMPOTENCY, KNOWN, Operation, Parameter
 from schemas.api.conversations import ItemList
-from schemas.api.response_objects import Response, ResponseDeleted, ResponseEvent
+from schemas.api.response_objects import (
+    CompactedResponse,
+    Response,
+    ResponseDeleted,
+    ResponseEvent,
+    ResponseInputTokens,
+)
 from schemas.api.responses import ResponseRequest
 
 _ID: Final = Parameter("id", "path", "The response's id.", {"type": "string"})
@@ -21,6 +27,18 @@ OPERATIONS: Final = (
             Parameter("stream", "query", "`true` streams like the body's field.", _STREAM),
             IDEMPOTENCY,
         ),
+        errors=GENERATION, public=False,
+    ),
+    Operation(
+        "/v1/responses/input_tokens", "post", "countResponseInputTokens",
+        "Count the tokens that a response would be asked with.",
+        ResponseInputTokens, takes=ResponseRequest, parameters=(IDEMPOTENCY,),
+        errors=GENERATION, public=False,
+    ),
+    Operation(
+        "/v1/responses/compact", "post", "compactResponse",
+        "Make a long input short: its user's words, and a sealed summary to go on with.",
+        CompactedResponse, takes=ResponseRequest, parameters=(IDEMPOTENCY,),
         errors=GENERATION, public=False,
     ),
     Operation(

@@ -89,3 +89,27 @@ class ResponseDeleted(Struct):
     id: str
     object: Literal["response.deleted"]
     deleted: Literal[True]
+
+
+class ResponseInputTokens(Struct):
+    """How many tokens an input has."""
+
+    object: Literal["response.input_tokens"]
+    input_tokens: int
+
+
+class CompactedItem(Struct):
+    """What the user said, or the sealed summary; what else it has depends on its type."""
+
+    id: str
+    type: str
+
+
+class CompactedResponse(Struct):
+    """A compaction: what to go on with in place of a long input."""
+
+    id: str
+    object: Literal["response.compaction"]
+    created_at: int
+    output: list[CompactedItem]
+    usage: ResponseUsage

@@ -69,7 +69,7 @@ class Place:
 
     async def tell(self, *told: Told) -> list[Fact]:
         """Put facts into the log; return them as a worker gets them."""
-        seqs = await store(self.edge, self.inference, told)
+        seqs = await store(self.edge, self.inference, told, others=self.cli)
         return [
             Fact(seq, message.subject, message.data, time.time())
             for seq, message in zip(seqs, told, strict=True)

@@ -129,7 +129,7 @@ async def _ask_erasures(connection: AsyncConnection, rows: Rows) -> None:
             "entity": row[column],
             "kind": table,
             "principal": row["principal"],
-            "within": row.get("conversation_id"),
+            "within": row["conversation_id"] if table in _INSIDE else None,
             "asked_at": datetime.fromtimestamp(at, UTC),
         }
         for table, column in _ERASED.items()
@@ -254,6 +254,7 @@ _ERASED: Final = {
     "shares": "id",
     "search_files": "id",
 }
+_INSIDE: Final = ("conversation_items", "shares")  # that lie in facts about a conversation
 _ASK: Final = insert(erasures)
 _ASK_ERASURE: Final = _ASK.on_conflict_do_update(  # who comes back can be deleted again
     index_elements=[erasures.c.entity],

@@ -50,6 +50,7 @@ class _Object(msgspec.Struct):
 
 class _Item(msgspec.Struct):
     id: str
+    type: str
     role: str | None = None
 
 
@@ -65,7 +66,6 @@ _decode_asked = msgspec.json.Decoder(_Asked).decode
 _decode_fields = msgspec.json.Decoder(Fields).decode
 _decode_object = msgspec.json.Decoder(_Object).decode
 _decode_item = msgspec.json.Decoder(_Item).decode
-_decode_output = msgspec.json.Decoder(list[dict[str, Any]]).decode
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
 
@@ -114,14 +114,14 @@ async def to_said(
 ) -> tuple[list[Item], list[Item]]:
     """What was said and what was answered, as a conversation stores it.
 
-    Nothing of a request that was refused: it would be in the way of every later one. Input items
-    get ids of their own: a client may have given some that are taken.
+    Nothing of a request that was refused: it would be in the way of every later one. What is
+    referred to gets an id of its own: the conversation may have it already.
     """
     answered: list[Item] = []
     if finished.result is not None:
         try:
-            told = _decode_fields(finished.result)
-            answered = _decode_output(told.get("output", msgspec.Raw(b"[]")))
+            output = _decode_object(finished.result).output
+            answered = [msgspec.json.decode(item) for item in output if _decode_item(item)]
         except msgspec.DecodeError as error:
             _note_unreadable(finished.run_id, error)
             return [], []

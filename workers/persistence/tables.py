@@ -392,8 +392,8 @@ responses = Table(
     Index(None, "principal", "id", postgresql_where=text("deleted_at IS NULL")),
 )
 
-# What a response was asked, and then what it answered. Ids are not unique: a client may give items
-# the ids that it knows them by from elsewhere.
+# What a response was asked, and then what it answered. Ids are not unique: what an input refers to
+# is among its items as well.
 response_items = Table(
     "response_items",
     metadata,

@@ -73,7 +73,7 @@ def _to_step(number: int, story: Story) -> Fact:
         "status": end.status,
         "deployment": end.deployment,
         "usage": usage,
-        "first": first,
+        "first": round(first, 6) if first is not None else None,
         "seconds": round(end.at - began, 6),
         "attempts": attempts,
         "finish_reason": end.finish_reason,

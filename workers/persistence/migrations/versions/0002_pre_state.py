@@ -290,6 +290,10 @@ def upgrade() -> None:
     )
     op.alter_column("projection_positions", "applied", nullable=False)
     op.drop_column("projection_positions", "seq")
+    _extend_runs()
+
+
+def _extend_runs() -> None:
     op.add_column("runs", sa.Column("conversation_id", sa.Text))
     op.add_column("runs", sa.Column("project_id", sa.Text))
     op.add_column("runs", sa.Column("parent", sa.Text))

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 from bus import Bus, Message, open_bus
 from cli.exits import BadSetup, Exit
+from cli.loop import read_loop
 from cli.moments import past_moment
 from cli.printer import Printer
 from cli.run_list import Filters, show_runs
@@ -24,7 +25,7 @@ from schemas.queries.runs import AskRun, RunEvents, RunFacts
 
 HELP = "show what happened to a run, a conversation, a trace; or which runs there were"
 _CONVERSATION = re.compile(r"conv_[0-9a-zA-Z]{1,64}")
-_PREFIXES = ("run_", "chatcmpl-", "cmpl-", "embd-", "conv_")
+_PREFIXES = ("run_", "chatcmpl-", "cmpl-", "embd-", "resp_", "conv_")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,256}")
 _LISTED = 20
 _LOOK_AGAIN = 1.0  # seconds without a word, when following
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "id",
         nargs="?",
-        help="run_…, chatcmpl-…, cmpl-…, a request's X-Request-Id, conv_…, or a trace (32 "
+        help="run_…, resp_…, chatcmpl-…, cmpl-…, an X-Request-Id, conv_…, or a trace (32 "
         "hexadecimal digits, or a traceparent); without one, a list of runs",
     )
     parser.add_argument(
@@ -52,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listed.add_argument("--kind", choices=get_args(Kind), help="of this kind")
     listed.add_argument("--principal", metavar="ID", help="of this principal")
     listed.add_argument("--model", metavar="ID", help="of this model")
+    listed.add_argument(
+        "--parent", metavar="ID", help="the steps of this response, which are not listed otherwise"
+    )
     listed.add_argument(
         "--failed", action="store_true", help="those that failed, or that a full queue refused"
     )
@@ -97,13 +101,21 @@ def read_filters(args: argparse.Namespace) -> Filters:
         kind=args.kind,
         principal=args.principal,
         model=args.model,
+        parent=_read_parent(args.parent),
         failed=args.failed,
         limit=args.limit or _LISTED,
     )
 
 
+def _read_parent(given: str | None) -> str | None:
+    run_id = ids.run_id_of(given) if given is not None else None
+    if given is not None and run_id is None:
+        raise BadSetup(f"--parent is resp_… or run_…, not {given!r}")
+    return run_id
+
+
 def _require_no_filters(args: argparse.Namespace, wanted: "Wanted") -> None:
-    for name in ("since", "kind", "principal", "model", "failed", "limit"):
+    for name in ("since", "kind", "principal", "model", "parent", "failed", "limit"):
         if getattr(args, name):
             raise BadSetup(f"--{name} goes with a list of runs, not with an id")
     if args.follow and wanted.what in ("conversation", "trace"):
@@ -172,11 +184,14 @@ async def tell(bus: Bus, wanted: Wanted, printer: Printer, *, follow: bool) -> N
     facts = await reader.read()
     if not story.known:
         raise _unknown(wanted)
-    if not follow or story.finished is not None:
+    over = not follow or story.finished is not None
+    if over:
         facts = in_order([*facts, *story.flush(), *story.from_the_end()])
-    printer.show(story, facts)
+    printer.show(story, facts, await read_loop(bus, story) if over else ())
     if follow:
         await _follow(reader, printer, news)
+    if not over:
+        printer.show(story, await read_loop(bus, story))
 
 
 async def _follow(reader: Reader, printer: Printer, news: asyncio.Event) -> None:

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from cli.timeline import Fact, Story, head_lines, to_json, to_line
+from cli.timeline import (
+    Fact,
+    Story,
+    head_lines,
+    in_order,
+    printable,
+    show_time,
+    to_json,
+    to_line,
+)
 
 _RESET, _DIM = "\x1b[0m", "\x1b[2m"
 _COLOURS = {
@@ -39,13 +48,17 @@ class Printer:
         self._began = 0.0
         self._before = 0.0
 
-    def show(self, story: Story, facts: list[Fact]) -> None:
-        """Print facts, after the heading if they are the first."""
+    def show(self, story: Story, facts: list[Fact], parts: Sequence[Fact] = ()) -> None:
+        """Print facts, after the heading if they are the first; `parts` belong to that."""
+        if self.as_json:
+            facts = in_order([*facts, *parts])
         if facts and not self._began:
             self._began = self._before = story.accepted.at if story.accepted else facts[0].at
             if not self.as_json:
                 first, *more = head_lines(story)
-                print("\n".join([first, *[self._paint(_DIM, line) for line in more], ""]))
+                print("\n".join([first, *[self._paint(_DIM, line) for line in more]]))
+                self._tree(parts)
+                print()
         for fact in facts:
             self._line(story, fact)
         self._moving(story)
@@ -80,6 +93,14 @@ class Printer:
         self._before = fact.at
         self._clear()
         print(self._paint(_COLOURS.get(fact.what, ""), line))
+
+    def _tree(self, parts: Sequence[Fact]) -> None:
+        """Print what a run consists of."""
+        for number, part in enumerate(parts, start=1):
+            branch = "└─" if number == len(parts) else "├─"
+            since = show_time(part.at - self._began)
+            line = printable(f"{branch} {since:>11}  {part.what:<4}  {part.text}")
+            print(self._paint(_COLOURS.get(part.fields["status"], ""), line))
 
     def _moving(self, story: Story) -> None:
         """Show the frames that still come, on a line that the next one replaces."""

@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "projection",
         nargs="+",
-        help="runs, conversations, projects, settings, prompts, completions, history, users; all",
+        help="runs, conversations, projects, settings, prompts, completions, responses, history, "
+        "users; all",
     )
     parser.add_argument("--data", default=default_data(), help="of which server")
     parser.add_argument(

@@ -29,13 +29,17 @@ _LONGEST_NAME = 31
 
 @dataclass(frozen=True)
 class Filters:
-    """Which runs are listed: the newest `limit` of those that meet all that is not None."""
+    """Which runs are listed: the newest `limit` of those that meet all that is not None.
+
+    Steps of responses are listed only for their `parent`.
+    """
 
     limit: int
     since: float | None = None
     kind: str | None = None
     principal: str | None = None
     model: str | None = None
+    parent: str | None = None
     failed: bool = False
 
     def accept(self, run: RunFacts) -> bool:
@@ -44,6 +48,7 @@ class Filters:
             self.kind in (None, run.kind)
             and self.principal in (None, run.principal)
             and self.model in (None, run.model)
+            and self.parent == run.parent
             and (not self.failed or run.status in ("failed", "refused"))
         )
 
@@ -77,6 +82,7 @@ async def find_runs(bus: Bus, filters: Filters) -> list[RunFacts]:
         kind=filters.kind,
         principal=filters.principal,
         model=filters.model,
+        parent=filters.parent,
         failed=filters.failed,
     )
     while len(found) < filters.limit:
@@ -156,7 +162,7 @@ class Ends:
             known = await ask(self._bus, "runs", "get", AskRun(run_id=run.run_id), RunFacts)
         except (BusError, NotFound, Unavailable, InternalError):
             return run
-        names = ("principal", "kind", "model", "accepted_at", "request_id")
+        names = ("principal", "kind", "model", "accepted_at", "request_id", "parent")
         return msgspec.structs.replace(run, **{name: getattr(known, name) for name in names})
 
 
@@ -172,6 +178,7 @@ def _begun(event: events.RunAccepted) -> RunFacts:
         edge=job.edge,
         stream=job.stream,
         request_id=job.request_id,
+        parent=job.parent,
         accepted_at=event.at,
     )
 
@@ -181,6 +188,7 @@ def _ended(run: RunFacts, end: events.RunFinished) -> RunFacts:
         run,
         status=end.status,
         deployment=end.deployment,
+        parent=end.parent or run.parent,
         finished_at=end.at,
         first_frame_at=end.first_frame_at,
         frames=end.frames,

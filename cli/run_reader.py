@@ -73,7 +73,7 @@ class Reader:
 
     async def _read_log(self) -> list[Fact]:
         facts: list[Fact] = []
-        if self.story.finished is not None:
+        if self.story.over:
             return facts
         subject = subjects.event_shard(self.story.run_id)
         start = max(self._log_seq + 1, 1)
@@ -82,7 +82,7 @@ class Reader:
             async for stored in messages:
                 self._since, self._log_seq = None, stored.seq
                 facts += self.story.on_event(stored)
-                if self.story.finished is not None:  # nothing of a run comes after its end
+                if self.story.over:  # nothing of a run comes after its end
                     break
         return facts
 

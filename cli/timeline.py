@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from bus import Stored
+from cli.calls import OF_CALLS, Calls
 from schemas import events, frames
 from schemas.commands import decode_cancel_run
 
@@ -95,6 +96,7 @@ class Story:
         self.accepted: events.RunAccepted | None = None
         self.finished: events.RunFinished | None = None
         self.replay_of: str | None = None
+        self.calls = Calls(run_id)
         self.event_seq = 0  # the last messages seen, of each stream
         self.control_seq = 0
         self.fold = frames.Fold()
@@ -109,6 +111,11 @@ class Story:
         """Whether anything at all was found."""
         return bool(self.event_seq or self.fold.seq)
 
+    @property
+    def over(self) -> bool:
+        """Whether the log has nothing to tell any more."""
+        return self.finished is not None and not self.calls.open
+
     def on_event(self, stored: Stored) -> list[Fact]:
         """Take in a message of the run's shard of the log; others' tell nothing."""
         of_run = stored.subject.startswith(("events.run.", "events.replay."))
@@ -116,6 +123,9 @@ class Story:
         if self.run_id.encode() not in stored.data:  # most of a shard is about others
             return []
         try:
+            if stored.subject.startswith(OF_CALLS):
+                self.calls.on_event(stored)
+                return []
             facts = self._read_event(verb, stored)
         except (msgspec.DecodeError, ValueError) as error:
             return [_unreadable(stored, error)]
@@ -183,6 +193,7 @@ class Story:
             "model": job.model,
             "stream": job.stream,
             "request_id": job.request_id,
+            "parent": job.parent,
             "deadline": job.deadline,
             "bytes": size,
         }
@@ -193,6 +204,8 @@ class Story:
         priority = "background" if job.background else "interactive"
         pools = list(dict.fromkeys(target.pool for target in job.targets))
         text = f"for pool {', then '.join(pools) or '?'} · {priority}"
+        if job.kind == "response":
+            text = f"for a worker of responses · {priority}"
         targets = [msgspec.to_builtins(target) for target in job.targets]
         return Fact(event.at, "queued", text, {"priority": priority, "targets": targets})
 
@@ -215,10 +228,10 @@ class Story:
             return []
         self.finished = event
         self.replay_of = event.replay_of
-        usage = _usage(event.usage)
+        usage = to_usage(event.usage)
         words = [event.finish_reason] if event.finish_reason and event.status == "completed" else []
-        words += [_error_text(event.error)] if event.error else []
-        words += [_tokens(usage)] if usage else []
+        words += [error_text(event.error)] if event.error else []
+        words += [tokens(usage)] if usage else []
         words += [show_time(event.at - self.accepted.at) + " in all"] if self.accepted else []
         fields = {
             "status": event.status,
@@ -315,7 +328,8 @@ def _moment(told: Any, otherwise: float) -> float:
     return float(told) if isinstance(told, int | float) else otherwise
 
 
-def _usage(raw: msgspec.Raw | None) -> dict[str, Any] | None:
+def to_usage(raw: msgspec.Raw | None) -> dict[str, Any] | None:
+    """What an engine told of the tokens it used."""
     told = _json(raw)
     return told if isinstance(told, dict) else None
 
@@ -329,7 +343,8 @@ def _json(raw: msgspec.Raw | None) -> Any:
         return None
 
 
-def _tokens(usage: dict[str, Any]) -> str:
+def tokens(usage: dict[str, Any]) -> str:
+    """Tokens as people read them."""
     prompt, completion, total = (
         usage.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens")
     )
@@ -338,7 +353,8 @@ def _tokens(usage: dict[str, Any]) -> str:
     return f"{prompt} + {completion} = {total} tokens"
 
 
-def _error_text(raw: msgspec.Raw) -> str:
+def error_text(raw: msgspec.Raw) -> str:
+    """An error's envelope as people read it."""
     told = _json(raw)
     error = told.get("error") if isinstance(told, dict) else None
     if not isinstance(error, dict):
@@ -380,6 +396,7 @@ def head_lines(story: Story) -> list[str]:
     began = datetime.fromtimestamp(story.accepted.at, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
     details = [f"{began} UTC", f"request {job.request_id}"]
     details += [f"key {job.api_key}"] if job.api_key else []
+    details += [f"a step of {job.parent}"] if job.parent else []
     return [f"{story.run_id} · {job.kind} · {job.model}", " · ".join(details)]
 
 

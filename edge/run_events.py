@@ -10,6 +10,7 @@ from schemas.api.runs import RunEvent, to_error
 from schemas.commands import RunInference, encode
 from schemas.ids import trace_id_of
 from schemas.queries.runs import EventAt
+from schemas.tools import decode_tool_finished, decode_tool_started
 
 _REDACTED: Final = "[redacted]"
 # Credentials that a client may have put into its request, for a tool's server for instance.
@@ -22,7 +23,7 @@ _LINE_ENDS: Final = bytes.maketrans(b"\r\n", b"  ")
 
 def to_event(fact: EventAt, run_id: str, number: int) -> bytes:
     """Encode a fact as one line of JSON; a verb that is not known here tells no more than that."""
-    told = RunEvent(f"run.{fact.verb}", number, run_id, fact.at)
+    told = RunEvent(_type_of(fact.verb), number, run_id, fact.at)
     if fact.data is None:
         return encode(msgspec.structs.replace(told, erased=True))
     try:
@@ -35,7 +36,12 @@ def to_event(fact: EventAt, run_id: str, number: int) -> bytes:
 
 def to_frame(event: bytes, verb: str, number: int) -> bytes:
     """Write an event as a server-sent one."""
-    return b"id: %d\nevent: run.%b\ndata: %b\n\n" % (number, verb.encode(), event)
+    return b"id: %d\nevent: %b\ndata: %b\n\n" % (number, _type_of(verb).encode(), event)
+
+
+def _type_of(verb: str) -> str:
+    """A call of a tool is a thing of its own, though it is told among the run's facts."""
+    return verb if verb.startswith("tool.") else f"run.{verb}"
 
 
 def _says(verb: str, data: bytes) -> dict[str, Any]:
@@ -54,6 +60,8 @@ def _says(verb: str, data: bytes) -> dict[str, Any]:
             }
         case "finished":
             return _of_end(events.decode_run_finished(data))
+        case "tool.started" | "tool.finished":
+            return _of_call(verb, data)
         case _:
             return {}
 
@@ -91,6 +99,24 @@ def _of_end(end: events.RunFinished) -> dict[str, Any]:
             {"attempt": one.attempt, "worker": one.worker, "first": one.first, "count": one.count}
             for one in end.attempts
         ],
+    }
+
+
+def _of_call(verb: str, data: bytes) -> dict[str, Any]:
+    if verb == "tool.started":
+        began = decode_tool_started(data)
+        called = {"call_id": began.call_id, "tool": began.tool}
+        return called | {"attempt": began.attempt, "worker": began.worker}
+    end = decode_tool_finished(data)
+    return {
+        "call_id": end.call_id,
+        "tool": end.tool,
+        "status": end.status,
+        "seconds": end.seconds,
+        "attempts": end.attempts,
+        "arguments": _without_secrets(end.arguments),
+        "result": end.result,
+        "error": end.error,
     }
 
 

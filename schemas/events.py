@@ -66,7 +66,7 @@ class RunFinished(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `result` is the JSON body that an unstreamed request gets (a stream's chunks are put together);
     over 256 KiB it is left out and stays in TOKENS, but for a run that is stored, up to 3 MiB.
-    `error` is the envelope that was sent. `turn` and `store` are the command's.
+    `error` is the envelope that was sent. `turn`, `store` and `parent` are the command's.
     A replay's is told as `events.replay.finished`, without its result.
     """
 
@@ -84,6 +84,7 @@ class RunFinished(msgspec.Struct, frozen=True, omit_defaults=True):
     replay_of: str | None = None
     turn: Turn | None = None
     store: bool = False
+    parent: str | None = None
     v: int = 1
 
 

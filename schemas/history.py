@@ -110,6 +110,7 @@ def to_run_finished(
     *,
     turn: Turn | None = None,
     store: bool = False,
+    parent: str | None = None,
     content: Content = "full",
 ) -> bytes:
     """Encode RunFinished: a pure function of the command and the frames up to the commit.
@@ -124,7 +125,7 @@ def to_run_finished(
     result = finished.result if kept else None
     return encode(
         msgspec.structs.replace(
-            finished, result=result, replay_of=replay_of, turn=turn, store=store
+            finished, result=result, replay_of=replay_of, turn=turn, store=store, parent=parent
         )
     )
 

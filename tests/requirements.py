@@ -121,6 +121,18 @@ REQUIREMENTS: dict[str, Requirement] = {
         "a WebSocket at /v1/responses takes one response after the other", "Open Responses"
     ),
     "responses.errors": R("what is wrong with a request is a 4xx that names the field", OPENAI),
+    "responses.retrieve": R(
+        "GET /v1/responses/{id} gives a stored response as it was answered, on any edge", OPENAI
+    ),
+    "responses.input_items": R("what a response was asked is listed, newest first", OPENAI),
+    "responses.previous": R(
+        "previous_response_id goes on from all responses before, item_reference from an item",
+        OPENAI,
+    ),
+    "responses.conversation": R("responses and chats go on with one conversation", OPENAI),
+    "responses.delete": R("a deleted response is gone, on every route", OPENAI),
+    "responses.cancel": R("a cancelled response keeps what it had come to", OPENAI),
+    "responses.usage": R("a response's tokens are counted once, not with its steps'", SERVER),
     "responses.input_tokens": R("POST /v1/responses/input_tokens counts an input", OPENAI),
     "responses.compact": R("POST /v1/responses/compact gives an input in short", OPENAI),
     "completions.complete": R("POST /v1/completions answers with text choices", OPENAI),
@@ -386,6 +398,7 @@ REQUIREMENTS: dict[str, Requirement] = {
     "log.runs.admin": R("a key with the scope admin reads everybody's runs", SERVER),
     "log.runs.secrets": R("no credential is in what is told of a run", SERVER),
     "log.runs.input": R("a wrong parameter of a list of runs is named", SERVER),
+    "log.response": R("jan log tells a response's steps and calls as a tree", SERVER),
     "log.handover": R("jan log tells the story of a run that was handed over", SERVER),
     "mcp.list": R(
         "/mcp lists this server's tools in both versions of the protocol, in a steady order", MCP

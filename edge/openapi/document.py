@@ -10,6 +10,7 @@ from edge.openapi import (
     generations,
     projects,
     replays,
+    responses,
     runs,
     server,
     tools,
@@ -24,6 +25,7 @@ _JSON: Final = "application/json"
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
     *generations.OPERATIONS,
+    *responses.OPERATIONS,
     *conversations.OPERATIONS,
     *users.OPERATIONS,
     *runs.OPERATIONS,

@@ -20,6 +20,10 @@ _FILTERS: Final = (
         "conversation", "query", "Those of this conversation.",
         {"type": "string", "minLength": 1, "maxLength": 64},
     ),
+    Parameter(
+        "parent", "query", "The steps of this response; they are in no other list.",
+        {"type": "string", "minLength": 1, "maxLength": 128},
+    ),
     Parameter("since", "query", "Those begun at this time (unix seconds) or later.", _MOMENT),
     Parameter("until", "query", "Those begun before this time (unix seconds).", _MOMENT),
 )  # fmt: skip

@@ -8,7 +8,7 @@ from edge.stored import Stored
 from schemas import frames, ids, subjects
 from schemas.api import responses as api
 from schemas.commands import encode
-from schemas.errors import BusError, BusUnavailable, NotFound
+from schemas.errors import BusError, BusUnavailable, Gone, NotFound
 from schemas.history import History
 from schemas.queries import decode_answer
 from schemas.queries.responses import AskResponse
@@ -73,7 +73,10 @@ class Lookup:
     async def _find_waiting(self, run_id: str, principal: str) -> bytes:
         """One that no worker has taken yet. Raises NotFound."""
         question = AskRun(principal=principal, run_id=run_id)
-        answer = await self._stored.ask("runs", "command", question)
+        try:
+            answer = await self._stored.ask("runs", "command", question)
+        except Gone:
+            raise NotFound(MISSING) from None  # it was deleted, or was not to be kept
         record = decode_answer(answer, RunRecord)
         if record.finished is not None or not record.accepted.command.stored:
             raise NotFound(MISSING)

@@ -103,7 +103,7 @@ class References:
         request, prepared = found.request, found.prepared
         named = references(request.input) if isinstance(request.input, list) else []
         previous = None if known else request.previous_response_id
-        if previous is None and not named:
+        if previous is None and not any(named):
             return
         question = AskResponseContext(principal=principal, previous=previous, references=named)
         answer = await self._ask("responses", "context", question)

@@ -140,7 +140,8 @@ async def delete_response(request: Request) -> Response:
     """DELETE /v1/responses/{id}: it is gone, and what was said in it."""
     stored, caller = stored_of(request)
     response_id = request.path_params["id"]
-    state_of(request.scope)["responses"].require_own(response_id, caller.principal)
+    # One that has just ended may not be in the database yet: this waits for it.
+    await state_of(request.scope)["responses"].find(response_id, caller.principal)
     body = writes.DeleteResponse(response_id)
     return answer_json(await stored.command(NOUN, "delete", caller, body))
 

@@ -36,7 +36,7 @@ _BEYOND: Final = 60.0  # seconds after its deadline, in which a run's end is sti
 
 
 async def list_runs(request: Request) -> Response:
-    """GET /v1/runs: newest first, by status, model, kind, conversation and time."""
+    """GET /v1/runs: newest first, by status, model, kind, conversation, parent and time."""
     stored, _ = stored_of(request)
     given = {
         name: value
@@ -50,6 +50,7 @@ async def list_runs(request: Request) -> Response:
         kind=query.kind,
         model=query.model,
         conversation_id=query.conversation,
+        parent=_to_cursor(query.parent),
         since=query.since,
         until=query.until,
         limit=query.limit,
@@ -176,7 +177,7 @@ def _run_id_of(request: Request) -> str:
 
 
 def _to_cursor(given: str | None) -> str | None:
-    """A place in a list may be given by the id of a run's answer too."""
+    """A run may be named by the id of its answer too."""
     return given and (ids.run_id_of(given) or given)
 
 

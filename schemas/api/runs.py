@@ -1,12 +1,12 @@
 """Runs: what the log says of each generation, as clients see it. Times are unix seconds."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta, Struct
 
 from schemas.api.fields import ModelId
-from schemas.api.lists import Paging
+from schemas.api.lists import Cursor, Paging
 from schemas.commands import Kind
 from schemas.ids import public_id
 from schemas.queries.runs import AttemptFacts, RunFacts
@@ -23,6 +23,7 @@ class RunQuery(Paging, frozen=True, omit_defaults=True, kw_only=True):
     status: RunStatus | None = None
     kind: Kind | None = None
     model: ModelId | None = None
+    parent: Cursor | None = None
     conversation: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     since: Moment | None = None
     until: Moment | None = None
@@ -51,7 +52,7 @@ class RunAttempt(Struct):
 class Run(Struct, kw_only=True):
     """A generation. `result_id` is the id that its client knows its answer by.
 
-    What is not known yet is null.
+    `parent_id` is the run that it is a step of. What is not known yet is null.
     """
 
     id: str
@@ -65,6 +66,7 @@ class Run(Struct, kw_only=True):
     api_key_id: str | None
     request_id: str | None
     trace_id: str | None
+    parent_id: str | None
     conversation_id: str | None
     project_id: str | None
     stream: bool | None
@@ -98,6 +100,8 @@ class RunPage(Struct):
 
 class RunEvent(Struct):
     """A fact about a run: `run.accepted`, `run.started`, `run.finished`, … and what it says.
+
+    Among a response's are those about its calls: `tool.started`, `tool.finished`.
 
     `sequence_number` counts a run's facts from 0. `erased` says that the log does not hold what it
     said any more.
@@ -147,7 +151,7 @@ class _Envelope(Struct):
 
 
 def _shared(facts: RunFacts) -> dict[str, Any]:
-    named = facts.kind in ("chat", "completion", "embedding", "count")
+    named = facts.kind in get_args(Kind) and facts.parent is None
     return {
         "id": facts.run_id,
         "result_id": public_id(facts.run_id, facts.kind or "") if named else None,
@@ -159,6 +163,7 @@ def _shared(facts: RunFacts) -> dict[str, Any]:
         "api_key_id": facts.api_key_id,
         "request_id": facts.request_id,
         "trace_id": facts.trace_id,
+        "parent_id": facts.parent,
         "conversation_id": facts.conversation_id,
         "project_id": facts.project_id,
         "stream": facts.stream,

@@ -23,7 +23,7 @@ class AskResponseContext(Ask, frozen=True, omit_defaults=True, kw_only=True):
     """`query.responses.context`: what a new response goes on from.
 
     `previous` is the response before it, with all that came before that; `references` are ids of
-    items, of any response's input or output.
+    items, of any response's input or output, or of a conversation; "" stands for none.
     """
 
     previous: str | None = None

@@ -33,7 +33,8 @@ class AskRuns(Ask, frozen=True, omit_defaults=True, kw_only=True):
     """`query.runs.list`: runs by what is known of them, in the order of their creation.
 
     `since` (inclusive) and `until` are unix seconds of the creation; `after_id` and `before_id` are
-    runs of the same principal, from which on the list goes in its order.
+    runs of the same principal, from which on the list goes in its order. Steps of a response are
+    listed only for their `parent`.
     """
 
     since: float | None = None
@@ -44,6 +45,7 @@ class AskRuns(Ask, frozen=True, omit_defaults=True, kw_only=True):
     model: str | None = None
     conversation_id: str | None = None
     trace_id: str | None = None
+    parent: str | None = None
     after_id: Cursor | None = None
     before_id: Cursor | None = None
     limit: Limit = 20
@@ -82,6 +84,7 @@ class RunFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     trace_id: str | None = None
     conversation_id: str | None = None
     project_id: str | None = None
+    parent: str | None = None  # the run that it is a step of
     accepted_at: float | None = None
     started_at: float | None = None
     first_frame_at: float | None = None

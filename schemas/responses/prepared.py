@@ -46,8 +46,8 @@ _decode_reference = msgspec.json.Decoder(_Reference).decode
 
 
 def references(given: list[msgspec.Raw]) -> list[str]:
-    """The ids that an input's `item_reference`s name."""
-    return [one.id for one in map(_to_reference, given) if one.type == "item_reference"]
+    """The ids that an input's `item_reference`s name, each in its place; "" for other items."""
+    return [one.id if one.type == "item_reference" else "" for one in map(_to_reference, given)]
 
 
 def input_items(

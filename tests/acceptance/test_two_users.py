@@ -57,8 +57,15 @@ def make_message(http: httpx.Client) -> Ids:
 
 
 def make_response(http: httpx.Client) -> Ids:
-    """A response that has ended, and is stored."""
-    return {"id": created(http, "/v1/responses", model=SIMULATED, input="mine")["id"]}
+    """A response that has ended, and is stored, with the item that it was asked."""
+    response = created(http, "/v1/responses", model=SIMULATED, input="mine")["id"]
+    page = http.get(f"/v1/responses/{response}/input_items").json()
+    return {"id": response, "item_id": page["first_id"]}
+
+
+def miss_response() -> Ids:
+    """What no response has."""
+    return {"id": ids.new_id("resp_"), "item_id": ids.new_id("msg_")}
 
 
 def make_conversation(http: httpx.Client) -> Ids:
@@ -119,7 +126,7 @@ MAKERS: Mapping[str, Maker] = {
     "/v1/chat/completions": Maker(make_run, missing("chatcmpl-")),
     "/v1/completions": Maker(make_completion, missing("cmpl-")),
     "/v1/messages": Maker(make_message, missing("msg_")),
-    "/v1/responses": Maker(make_response, missing("resp_")),
+    "/v1/responses": Maker(make_response, miss_response),
     "/v1/conversations": Maker(make_conversation, miss_conversation),
     "/v1/shares": Maker(make_conversation, miss_conversation),
     "/v1/runs": Maker(make_run, missing("chatcmpl-")),
@@ -260,6 +267,7 @@ def in_query(param: str) -> Callable[[str], dict[str, Any]]:
 
 
 SAY = {"model": SIMULATED, "input": "mine"}
+REFER = [{"type": "item_reference", "id": "ID"}]
 FORK = in_body(name="other", fork_from_item_id="ID")
 SHARE = in_body(scope="item", item_id="ID")
 CONVERSATION = "/v1/conversations/{id}"
@@ -276,6 +284,8 @@ REFERENCES: list[tuple[str, str, str, str, Callable[[str], dict[str, Any]]]] = [
     ("POST", COMPLETIONS, "/v1/conversations", "id", in_body(conversation={"id": "ID"}, **ASK)),
     ("POST", "/v1/responses", "/v1/responses", "id", in_body(previous_response_id="ID", **SAY)),
     ("POST", "/v1/responses", "/v1/conversations", "id", in_body(conversation="ID", **SAY)),
+    ("POST", "/v1/responses", "/v1/responses", "item_id", in_body(**SAY | {"input": REFER})),
+    ("POST", "/v1/responses", "/v1/conversations", "item_id", in_body(**SAY | {"input": REFER})),
     *[
         ("GET", path, kind, name, in_query(param))
         for path, kind, name in (
@@ -285,6 +295,7 @@ REFERENCES: list[tuple[str, str, str, str, Callable[[str], dict[str, Any]]]] = [
             ("/v1/runs", "/v1/runs", "id"),
             (COMPLETIONS, COMPLETIONS, "id"),
             ("/v1/shares", "/v1/shares", "share_id"),
+            ("/v1/responses/{id}/input_items", "/v1/responses", "item_id"),
             (CONVERSATION + "/items", "/v1/conversations", "item_id"),
             (CONVERSATION + "/messages", "/v1/conversations", "item_id"),
             (CONVERSATION + "/shares", "/v1/shares", "share_id"),
@@ -294,6 +305,7 @@ REFERENCES: list[tuple[str, str, str, str, Callable[[str], dict[str, Any]]]] = [
     ("GET", "/v1/conversations", "/v1/projects", "id", in_query("project_id")),
     ("GET", "/v1/prompts", "/v1/projects", "id", in_query("project_id")),
     ("GET", "/v1/runs", "/v1/conversations", "id", in_query("conversation")),
+    ("GET", "/v1/runs", "/v1/responses", "id", in_query("parent")),
 ]
 """Where else ids stand: the request, the kind of thing, which of its ids, how it is named."""
 

@@ -14,20 +14,23 @@ from bus import Bus, ObjectStore, open_bus, open_store
 from edge import exports
 from edge.orders import Caller
 from edge.stored import Stored
-from schemas import subjects, writes
+from schemas import frames, ids, subjects, writes
 from schemas.api.lists import Paging
 from schemas.commands import RunInference, Turn, encode
 from schemas.errors import Gone
 from schemas.events import encode_run_accepted
+from schemas.objects import request_name
 from schemas.queries.conversations import AskConversations, AskItems
+from schemas.queries.responses import AskResponseContext
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.persistence import running_worker
 from tests.support.postgres import PostgresServer, running_postgres
-from tests.support.runs import finished, new_run
+from tests.support.runs import finished, new_run, store
 from tests.support.stored import of_edge, stored_item
+from tests.support.stored_responses import call_of, response_of, step_of
 from workers.persistence.database import open_engine
 from workers.persistence.rebuild import PROJECTIONS, Rebuild
-from workers.persistence.tables import erasures, runs, shares
+from workers.persistence.tables import erasures, run_events, runs, shares
 
 SECRET = "xyzzy-plugh-plover"
 CALLER = Caller("user_a", "req_1")
@@ -64,6 +67,7 @@ class Place:
     edge: Bus
     inference: Bus
     cli: Bus
+    tools: Bus
     stored: Stored
     data: Path
 
@@ -122,6 +126,38 @@ class Place:
         end = finished(run_id, result=msgspec.json.encode(result), turn=turn)
         ack = await self.inference.store(end.subject, end.data, msg_id=f"{run_id}-end")
         await self.stored.positions.advance(caller.principal, ack.seq)
+
+    async def respond(self, caller: Caller, words: str, conversation: str | None = None) -> str:
+        """Tell of a response with a step and a call, all of which say it; return its run.
+
+        Its frames are there as well, and a request that was too large for the bus.
+        """
+        run_id = new_run()
+        kept = {"turn": Turn(conversation, "MAIN")} if conversation is not None else {}
+        begin, end = response_of(run_id, words, principal=caller.principal, **kept)
+        step, call = step_of(run_id, 1, words=words), call_of(run_id, 1, words=words)
+        await self.objects.put(request_name(run_id), words.encode())
+        await self.objects.put(request_name(ids.derived_id("run_", run_id, 1)), words.encode())
+        for part in (run_id, ids.derived_id("run_", run_id, 1)):
+            await self._frame(self.inference, "edge-1", part, words)
+        await self._frame(self.tools, "responses", ids.derived_id("tool_", run_id, 1), words)
+        [*_, last] = await store(
+            self.edge, self.inference, [begin, *step, *call, end], others=self.cli
+        )
+        await self.stored.positions.advance(caller.principal, last)
+        assert await self.previous(caller, run_id) == [words, f"re: {words}"]
+        return run_id
+
+    async def _frame(self, bus: Bus, edge: str, part: str, words: str) -> None:
+        data = frames.encode(frames.DATA, epoch=1, first=0, count=1, data=words.encode())
+        await bus.store(subjects.frames(edge, part), data, msg_id=f"frame-{part}")
+
+    async def previous(self, caller: Caller, run_id: str) -> list[str]:
+        """What a response would go on from."""
+        name = ids.public_id(run_id, "response")
+        question = AskResponseContext(principal=caller.principal, previous=name)
+        told = msgspec.json.decode(await self.stored.ask("responses", "context", question))
+        return [item["content"][0]["text"] for item in told["items"]]
 
     async def converse(self, caller: Caller, *texts: str) -> str:
         """Make a conversation with a title of its own, and these items; return its id."""
@@ -213,9 +249,10 @@ async def place(
         open_bus(nats.url("edge"), name="edge") as edge,
         open_bus(nats.url("inference"), name="inference") as inference,
         open_bus(nats.url("cli"), name="cli") as cli,
+        open_bus(nats.url("tools"), name="tools") as tools,
     ):
         stored = of_edge(edge)
-        yield Place(nats, own_postgres, url, edge, inference, cli, stored, tmp_path / "data")
+        yield Place(nats, own_postgres, url, edge, inference, cli, tools, stored, tmp_path / "data")
 
 
 async def test_of_a_deleted_conversation_nothing_is_left_in_any_file(place: Place) -> None:
@@ -300,6 +337,72 @@ async def test_of_a_conversation_nothing_is_left_though_it_lost_an_item_just_bef
     await place.until_erased(2)
     await place.clean_up()
     assert files_with(SECRET, place.nats.folder, place.postgres.folder) == []
+
+
+async def delete_response(place: Place, caller: Caller, run_id: str) -> None:
+    gone = writes.DeleteResponse(ids.public_id(run_id, "response"))
+    await place.stored.command("responses", "delete", caller, gone)
+
+
+async def test_of_a_deleted_response_nothing_is_left_nor_of_its_steps_and_calls(
+    place: Place,
+) -> None:
+    others = await place.respond(OTHER, "something else")
+    run_id = await place.respond(CALLER, SECRET)
+    assert files_with(SECRET, place.nats.folder, place.data)
+
+    await delete_response(place, CALLER, run_id)
+    await place.until_erased(1)
+    await place.clean_up()
+
+    assert files_with(SECRET, place.nats.folder, place.postgres.folder, place.data) == []
+    assert await place.previous(OTHER, others) == ["something else", "re: something else"]
+    used = select(runs.c.total_tokens).where(runs.c.principal == "user_a", runs.c.parent.is_(None))
+    assert await place.read(used) == [(7,)], "usage stays counted"
+    compared = await Rebuild(place.url, place.cli, tuple(PROJECTIONS), only_check=True).run()
+    assert [table for table in compared if not table.equal] == []
+
+
+async def test_what_a_part_says_after_its_response_was_erased_goes_too(place: Place) -> None:
+    run_id = await place.respond(CALLER, "mine")
+    await delete_response(place, CALLER, run_id)
+    await place.until_erased(1)
+    late = [*step_of(run_id, 2, words=SECRET), *call_of(run_id, 2, words=SECRET)]
+    await store(place.edge, place.inference, late, others=place.cli)
+    again = select(run_events.c.seq).where(run_events.c.verb.in_(["erased.tool"]))
+    async with asyncio.timeout(30):
+        while len(await place.read(again)) < 2:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.1)
+    await place.until_erased(1)
+    await place.clean_up()
+    assert files_with(SECRET, place.nats.folder, place.postgres.folder) == []
+
+
+async def test_a_conversation_keeps_what_it_has_of_a_deleted_response(place: Place) -> None:
+    conversation = await place.converse(CALLER)
+    run_id = await place.respond(CALLER, SECRET, conversation)
+    await delete_response(place, CALLER, run_id)
+    await place.until_erased(1)
+    texts = [item.text for item in await place.items(CALLER, conversation)]
+    assert texts == [SECRET, f"re: {SECRET}"]
+
+    gone = writes.DeleteConversation(conversation)
+    await place.stored.command("conversations", "delete", CALLER, gone)
+    await place.until_erased(2)
+    await place.clean_up()
+    assert files_with(SECRET, place.nats.folder, place.postgres.folder, place.data) == []
+
+
+async def test_of_a_deleted_users_responses_nothing_is_left(place: Place) -> None:
+    await place.respond(CALLER, SECRET)
+    alone = call_of("", 1, words=SECRET)  # a client's own call
+    [*_, last] = await store(place.edge, place.inference, alone, others=place.cli)
+    await place.stored.positions.advance(CALLER.principal, last)
+    await place.titles(CALLER)
+    await place.stored.command("users", "delete", CALLER, writes.DeleteUser())
+    await place.until_erased(1)
+    await place.clean_up()
+    assert files_with(SECRET, place.nats.folder, place.postgres.folder, place.data) == []
 
 
 async def test_what_a_command_answered_is_gone_with_what_it_made(place: Place) -> None:

@@ -99,7 +99,7 @@ async def live(here: Place) -> None:
     """Facts of runs, of conversations, of a newer release, and one that nobody can read."""
     bucket = Bucket(here.edge, subjects.KV_POSITIONS)
     stored = StoredThings(here.edge, Positions(bucket, lambda: False), patience=5.0)
-    await fill(stored, here.edge, here.inference)
+    await fill(stored, here.edge, here.inference, here.cli)
     run_id, at = new_run(), time.time()
     pretty = json.dumps({"model": "m", "messages": []}, indent=2).encode()
     told = [accepted(run_id, at=at, request=pretty), started(run_id, at=at)]
@@ -139,7 +139,7 @@ async def test_the_tables_of_the_second_server_equal_those_of_the_first(
         for table in (run_events, entity_events):
             told = await second.rows(table, but=placed)
             assert told == await first.rows(table, but=placed), table.name
-        assert len(await first.rows(runs)) == 6
+        assert len(await first.rows(runs)) == 8
         times = [(fact.time, fact.imported) for fact in map(to_fact, await second.log())]
         assert times == [(one.time, True) for one in await first.log()]
         for one, two in zip(await first.log(), await second.log(), strict=True):

@@ -1,10 +1,7 @@
 """What runs generate is stored exactly once, whoever is told of it, how often, and what crashes."""
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +9,18 @@ import msgspec
 import pytest
 from sqlalchemy import select
 
-from bus import Bus, ObjectStore, open_bus, open_store
 from schemas import subjects, writes
-from schemas.commands import Command, Reply, Turn, encode
+from schemas.commands import Turn, encode
 from schemas.errors import BusUnavailable
 from schemas.queries.conversations import AskContext
-from tests.support.nats import NatsServer, migrate, running_nats
+from tests.support.nats import NatsServer, running_nats
 from tests.support.postgres import PostgresServer
-from tests.support.runs import Told, accepted, finished, new_run, store
-from workers.persistence.actions import ACTIONS
-from workers.persistence.commander import Commander
-from workers.persistence.database import Database, open_engine
+from tests.support.projection import PRINCIPAL, Place, open_place
+from tests.support.runs import Told, accepted, finished, new_run
 from workers.persistence.facts import Fact
 from workers.persistence.projector import Projector
 from workers.persistence.queries.turns import get_context
-from workers.persistence.tables import conversation_items, conversations, runs, stored_completions
-from workers.persistence.turns import Told as Untold
-from workers.persistence.turns import Turns
-
-PRINCIPAL = "user_a"
+from workers.persistence.tables import conversations, runs, stored_completions
 
 
 @pytest.fixture(scope="module")
@@ -39,98 +29,13 @@ def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
         yield server
 
 
-class Worker:
-    """One worker's projector, whose telling can be made to fail: as if it died after its commit."""
-
-    def __init__(self, url: str, bus: Bus, objects: ObjectStore) -> None:
-        self.engine = open_engine(url, pool_size=4)
-        self.database = Database(self.engine)
-        self.commander = Commander(self.database, bus, ACTIONS)
-        self.projector = Projector(self.database, _no_floor, turns=Turns(bus, objects, self))
-        self.dies = False
-
-    async def tell_all(self, told: Sequence[Untold]) -> None:
-        if self.dies:
-            raise BusUnavailable("it died")
-        await self.commander.tell_all(told)
-
-    async def take(self, facts: Sequence[Fact]) -> None:
-        async def nothing() -> None: ...
-
-        assert await self.projector.project(facts, nothing) == []
-
-
-@dataclass(frozen=True)
-class Place:
-    """Two workers on one database, and those who tell the log."""
-
-    one: Worker
-    two: Worker
-    edge: Bus
-    inference: Bus
-    cli: Bus
-    objects: ObjectStore
-
-    async def tell(self, *told: Told) -> list[Fact]:
-        """Put facts into the log; return them as a worker gets them."""
-        seqs = await store(self.edge, self.inference, told)
-        return [
-            Fact(seq, message.subject, message.data, time.time())
-            for seq, message in zip(seqs, told, strict=True)
-        ]
-
-    async def converse(self) -> str:
-        """Make a conversation."""
-        answer = await self.command("conversations.create", writes.CreateConversation())
-        return str(answer["id"])
-
-    async def command(self, name: str, body: msgspec.Struct) -> dict[str, Any]:
-        command = Command(
-            id=f"cmd_{new_run()}",
-            principal=PRINCIPAL,
-            at=time.time(),
-            deadline=time.time() + 10,
-            body=msgspec.Raw(encode(body)),
-        )
-        reply = msgspec.json.decode(await self.one.commander.carry_out(name, command), type=Reply)
-        answer: dict[str, Any] = msgspec.json.decode(reply.answer)
-        return answer
-
-    async def items(self, conversation: str) -> list[tuple[int, str, str]]:
-        """Position, role and text of a conversation's items."""
-        table = conversation_items.c
-        question = (
-            select(table.position, table.role, table.text)
-            .where(table.conversation_id == conversation)
-            .order_by(table.position)
-        )
-        async with self.one.engine.connect() as connection:
-            return [tuple(row) for row in await connection.execute(question)]
-
-    async def told(self, conversation: str) -> int:
-        """How many turns the log says were added to a conversation."""
-        subject = subjects.state_event("conversation", "turn_added", conversation)
-        found = [stored async for stored in self.cli.read_subject(subjects.EVENTS, subject)]
-        return sum(conversation.encode() in stored.data for stored in found)
-
-
 @pytest.fixture
 async def place(nats: NatsServer, postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[Place]:
-    await migrate(nats)
-    objects = open_store(tmp_path)
-    async with AsyncExitStack() as stack:
-        url = await stack.enter_async_context(postgres.database())
-        names = ("persistence", "edge", "inference", "cli")
-        persistence, edge, inference, cli = [
-            await stack.enter_async_context(open_bus(nats.url(name), name=name)) for name in names
-        ]
-        one, two = (Worker(url, persistence, objects) for _ in range(2))
-        yield Place(one, two, edge, inference, cli, objects)
-        await one.database.close()
-        await two.database.close()
+    async with open_place(nats, postgres, tmp_path) as opened:
+        yield opened
 
 
-async def _no_floor() -> int:
+async def no_floor() -> int:
     return 0
 
 
@@ -212,7 +117,7 @@ async def test_nothing_is_decided_on_what_was_imported_or_is_only_projected(plac
 
     async def nothing() -> None: ...
 
-    await Projector(place.one.database, _no_floor).project(facts, nothing)
+    await Projector(place.one.database, no_floor).project(facts, nothing)
     assert await place.items(conversation) == []
 
 

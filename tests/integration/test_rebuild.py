@@ -14,11 +14,13 @@ from edge.orders import Caller
 from edge.stored import Stored
 from schemas import writes
 from schemas.queries.conversations import AskConversations
+from schemas.queries.responses import AskResponse
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.persistence import running_worker
 from tests.support.postgres import PostgresServer
 from tests.support.runs import new_run, started, store, whole_run
 from tests.support.stored import of_edge, stored_item
+from tests.support.stored_responses import call_of, id_of, response_of, step_of
 from workers.persistence.database import open_engine
 from workers.persistence.rebuild import PROJECTIONS, Incomplete, Rebuild
 from workers.persistence.tables import conversation_items, conversations, runs
@@ -67,13 +69,13 @@ async def place(nats: NatsServer, postgres: PostgresServer) -> AsyncIterator[Pla
     ):
         stored = of_edge(edge)
         engine = open_engine(url, pool_size=1)
-        await fill(stored, edge, inference)
+        await fill(stored, edge, inference, cli)
         yield Place(url, engine, cli, stored)
         await engine.dispose()
 
 
-async def fill(stored: Stored, edge: Bus, inference: Bus) -> None:
-    """Two conversations, one of them deleted, an item less, and some runs."""
+async def fill(stored: Stored, edge: Bus, inference: Bus, others: Bus) -> None:
+    """Two conversations, one of them deleted, an item less, responses, and some runs."""
     kept, gone = [
         msgspec.json.decode(
             await stored.command(
@@ -94,30 +96,45 @@ async def fill(stored: Stored, edge: Bus, inference: Bus) -> None:
     await stored.command(
         "conversations", "update", CALLER, writes.UpdateConversation(kept, title="kept, renamed")
     )
-    for _ in range(5):
+    await fill_responses(stored, edge, inference, others)
+    for _ in range(4):
         sequences = await store(edge, inference, whole_run(new_run()))
     await stored.positions.advance(CALLER.principal, sequences[-1])
     await stored.ask("conversations", "list", AskConversations(principal=CALLER.principal))
+
+
+async def fill_responses(stored: Stored, edge: Bus, inference: Bus, others: Bus) -> None:
+    """A response with a step and a call, and another one that was deleted."""
+    kept, gone = new_run(), new_run()
+    begin, end = response_of(kept, "kept")
+    told = [begin, *step_of(kept, 1), *call_of(kept, 1), end, *response_of(gone, "gone")]
+    sequences = await store(edge, inference, told, others=others)
+    await stored.positions.advance(CALLER.principal, sequences[-1])
+    question = AskResponse(principal=CALLER.principal, id=id_of(gone))
+    await stored.ask("responses", "get", question)
+    await stored.command("responses", "delete", CALLER, writes.DeleteResponse(id_of(gone)))
 
 
 async def test_what_is_there_is_what_the_log_says(place: Place) -> None:
     compared = await place.rebuild(only_check=True)
 
     assert all(compared.values()), compared
-    assert await place.count(runs) == 5
+    assert await place.count(runs) == 7
 
 
 async def test_lost_rows_come_back_and_wrong_ones_are_put_right(place: Place) -> None:
     await place.execute("DELETE FROM runs")
     await place.execute("TRUNCATE conversation_items, conversation_branches")
     await place.execute("UPDATE conversations SET title = 'wrong', version = 99")
+    await place.execute("TRUNCATE response_items, responses")
 
     compared = await place.rebuild()
 
     wrong = {"runs", "conversation_items", "conversation_branches", "conversations"}
+    wrong |= {"responses", "response_items"}
     assert {table for table, equal in compared.items() if not equal} == wrong
     assert all((await place.rebuild(only_check=True)).values())
-    assert await place.count(runs) == 5
+    assert await place.count(runs) == 7
     assert await place.count(conversation_items) == 2
     listed = msgspec.json.decode(
         await place.stored.ask("conversations", "list", AskConversations(principal="user_a"))
@@ -152,7 +169,7 @@ async def test_one_projection_leaves_the_others_alone(place: Place) -> None:
 
     assert (await place.rebuild("runs"))["runs"] is False
 
-    assert await place.count(runs) == 5
+    assert await place.count(runs) == 7
     assert await place.count(conversation_items) == 0
     assert await place.count(conversations) == 2
 
@@ -165,4 +182,4 @@ async def test_a_log_that_lacks_its_beginning_is_not_enough(place: Place, nats: 
 
     with pytest.raises(Incomplete, match="begins with its message"):
         await place.rebuild()
-    assert await place.count(runs) == 5
+    assert await place.count(runs) == 7

@@ -113,11 +113,18 @@ def whole_run(run_id: str, **about: str) -> list[Told]:
     return [accepted(run_id, **about), started(run_id), finished(run_id)]  # type: ignore[arg-type]
 
 
-async def store(edge: Bus, inference: Bus, told: Sequence[Told]) -> list[int]:
-    """Put facts into the log, each by who may tell it; returns their sequences."""
+async def store(
+    edge: Bus, inference: Bus, told: Sequence[Told], *, others: Bus | None = None
+) -> list[int]:
+    """Put facts into the log, each by who may tell it; returns their sequences.
+
+    `others` tells what is not about runs.
+    """
     stored = []
     for message in told:
         bus = edge if ".accepted." in message.subject else inference
+        if others is not None and not message.subject.startswith("events.run."):
+            bus = others
         msg_id = hashlib.sha256(message.data).hexdigest()
         ack = await bus.store(message.subject, message.data, msg_id=msg_id, timeout=20.0)
         stored.append(ack.seq)

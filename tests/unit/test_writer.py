@@ -278,3 +278,13 @@ async def test_taking_over_ends_when_it_is_told_to() -> None:
 
     with pytest.raises(Lost):
         await take_over(stage.log, SUBJECT, fence_of("me"), check)
+
+
+@in_virtual_time
+async def test_what_the_last_chunk_says_is_known_to_the_writer_as_to_its_readers() -> None:
+    stage = Stage()
+    stage.fence()
+    stage.writer.send([b'{"n":1}'])
+    await stage.writer.commit(COMMIT, chunk=b'{"n":2}')
+    read, _ = await take_over(stage.log, SUBJECT, fence_of("other"), lambda: None)
+    assert stage.writer.history.chunks == read.chunks == [b'{"n":1}', b'{"n":2}']

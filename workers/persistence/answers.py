@@ -28,6 +28,7 @@ from schemas.queries.entities import AskEntity
 from schemas.queries.files import AskSearch
 from schemas.queries.projects import AskProject, AskProjects
 from schemas.queries.prompts import AskPrompt, AskPrompts, AskPromptVersions, AskRendered
+from schemas.queries.responses import AskResponse, AskResponseContext, AskResponseInput
 from schemas.queries.runs import AskRun, AskRunEvents, AskRuns
 from schemas.queries.settings import AskSettings
 from schemas.queries.shares import AskPublicShare, AskShares
@@ -43,6 +44,7 @@ from workers.persistence.queries import (
     files,
     projects,
     prompts,
+    responses,
     runs,
     settings,
     shares,
@@ -122,6 +124,9 @@ def create_questions(bus: Bus) -> dict[str, Question]:
         "completions.list": Question(AskCompletions, completions.list_completions),
         "completions.messages": Question(AskCompletion, completions.list_messages),
         "files.search": Question(AskSearch, files.search),
+        "responses.get": Question(AskResponse, responses.get_response),
+        "responses.input": Question(AskResponseInput, responses.list_input),
+        "responses.context": Question(AskResponseContext, responses.get_context),
         "usage.sum": Question(AskUsage, usage.sum_usage),
     }
 

@@ -32,7 +32,6 @@ from schemas.events import StateChanged
 from workers.persistence.tables import (
     STATE,
     conversation_items,
-    conversations,
     deleted_users,
     erasures,
 )
@@ -47,7 +46,7 @@ TABLES: Final = {table.name: table for table in STATE}
 NOUNS: Final = frozenset(
     (
         *("conversation", "project", "settings", "template", "share", "completion", "user"),
-        "document",
+        *("document", "response"),
     )
 )
 
@@ -72,7 +71,7 @@ async def apply(connection: AsyncConnection, rows: Rows, *, locked: bool = False
         values = _newest(table, rows.get(name, ()))
         if values:
             await connection.execute(_UPSERTS[name], values if len(values) > 1 else values[0])
-    if not locked or any(row["deleted_at"] for row in rows.get("conversations", ())):
+    if not locked or any(row["deleted_at"] for name in _OWNERS for row in rows.get(name, ())):
         await _purge(connection, rows)
     await _purge_users(connection, rows)
     await _ask_erasures(connection, rows)
@@ -130,7 +129,7 @@ async def _ask_erasures(connection: AsyncConnection, rows: Rows) -> None:
             "entity": row[column],
             "kind": table,
             "principal": row["principal"],
-            "within": row.get("conversation_id"),
+            "within": row["conversation_id"] if table in _INSIDE else None,
             "asked_at": datetime.fromtimestamp(at, UTC),
         }
         for table, column in _ERASED.items()
@@ -150,16 +149,17 @@ def _gone_at(table: str, row: Row) -> float | None:
 
 
 async def _purge(connection: AsyncConnection, rows: Rows) -> None:
-    """Take away what belongs to a deleted conversation, also if its fact comes after the deletion.
+    """Take away what belongs to what is deleted, also if its fact comes after the deletion.
 
     A deletion then needs not name all items, and nothing of them stays but their number in the log.
     """
-    touched = {row["id"] for row in rows.get("conversations", ()) if row["deleted_at"]}
-    for name in _PURGED:
-        touched |= {row["conversation_id"] for row in rows.get(name, ())}
-    if touched:
-        for name in _PURGED:
-            await connection.execute(_PURGES[name], {"touched": sorted(touched)})
+    for owner, (column, parts) in _OWNERS.items():
+        touched = {row["id"] for row in rows.get(owner, ()) if row["deleted_at"]}
+        for name in parts:
+            touched |= {row[column] for row in rows.get(name, ())}
+        if touched:
+            for name in parts:
+                await connection.execute(_PURGES[name], {"touched": sorted(touched)})
 
 
 def encode_rows(rows: Rows) -> dict[str, list[dict[str, msgspec.Raw]]]:
@@ -246,6 +246,7 @@ _UPSERTS: Final = {table.name: _to_upsert(table) for table in STATE}
 _ERASED: Final = {
     "conversations": "id",
     "stored_completions": "id",
+    "responses": "id",
     "projects": "id",
     "prompt_templates": "id",
     "deleted_users": "principal",
@@ -253,6 +254,7 @@ _ERASED: Final = {
     "shares": "id",
     "search_files": "id",
 }
+_INSIDE: Final = ("conversation_items", "shares")  # that lie in facts about a conversation
 _ASK: Final = insert(erasures)
 _ASK_ERASURE: Final = _ASK.on_conflict_do_update(  # who comes back can be deleted again
     index_elements=[erasures.c.entity],
@@ -270,17 +272,24 @@ _USER_PURGES: Final = [
     for table in STATE
     if table is not deleted_users
 ]
-_PURGED: Final = ("conversation_branches", "conversation_items")
+# What has parts that go with it, the column by which they name it, and they.
+_OWNERS: Final = {
+    "conversations": ("conversation_id", ("conversation_branches", "conversation_items")),
+    "responses": ("response_id", ("response_items",)),
+}
 _PURGES: Final = {
     name: delete(TABLES[name]).where(
-        TABLES[name].c.conversation_id.in_(
-            select(conversations.c.id).where(
-                conversations.c.id == any_(bindparam("touched", type_=ARRAY(Text))),
-                conversations.c.deleted_at.is_not(None),
+        TABLES[name]
+        .c[column]
+        .in_(
+            select(TABLES[owner].c.id).where(
+                TABLES[owner].c.id == any_(bindparam("touched", type_=ARRAY(Text))),
+                TABLES[owner].c.deleted_at.is_not(None),
             )
         )
     )
-    for name in _PURGED
+    for owner, (column, parts) in _OWNERS.items()
+    for name in parts
 }
 
 

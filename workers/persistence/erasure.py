@@ -3,6 +3,7 @@
 A tombstone asks for it (`changes.apply` notes it in `erasures`). What runs did is told once more
 without its content, on `events.erased.<verb>`, so that usage stays counted when the tables are made
 anew; then the facts themselves are overwritten in the log, one by one, by their place in the index.
+So are those of a response's steps and of its calls of tools.
 What was deleted inside a conversation is taken out of its facts (redaction.py). Everything here can
 be done twice.
 """
@@ -10,11 +11,24 @@ be done twice.
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import structlog
-from sqlalchemy import Select, and_, bindparam, delete, exists, false, or_, select, text, update
+from sqlalchemy import (
+    Select,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    false,
+    or_,
+    select,
+    text,
+    union,
+    update,
+)
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -24,6 +38,7 @@ from schemas.commands import digest_of
 from schemas.errors import JanError
 from schemas.events import decode_run_accepted, decode_run_finished, encode_event
 from schemas.objects import EXPORTS, exports_of, request_name, resolved_name
+from schemas.tools import ToolFinished, decode_tool_finished, decode_tool_result
 from workers.persistence import positions, redaction
 from workers.persistence.database import Database, describe
 from workers.persistence.facts import Fact
@@ -39,9 +54,10 @@ from workers.persistence.tables import (
 
 logger = structlog.get_logger()
 
+CALL_ENDED: Final = "tool.finished"  # of the calls of tools that the run made
 _EVERY: Final = 2.0  # seconds between looks
 _RUNS_AT_ONCE: Final = 500
-_SAID: Final = ("accepted", "finished")  # the facts about a run that have content
+_SAID: Final = ("accepted", "finished", CALL_ENDED)  # the facts about a run that have content
 _SECONDS: Final = 10.0  # of one read or write of the database
 _PASS_SECONDS: Final = 600.0  # of one look with all that is due then
 _LOCK: Final = 0x6A616E_657261  # "janera": one worker at a time
@@ -139,15 +155,16 @@ class Eraser:
         async with self._database.connect(_SECONDS) as connection:
             parts = await redaction.find_parts(connection, within)
             seqs = await redaction.find_facts(connection, parts)
-            places = await _find_said(connection, parts.run_ids)
+            run_ids = await _with_steps(connection, parts.run_ids)
+            places = await _find_said(connection, run_ids)
         redacted = [fact for seq in seqs if (fact := await self._redact(seq, parts))]
         for place in places:
             await self._erase_fact(place)
-        await self._erase_runs(parts.run_ids)
+        await self._erase_runs(run_ids)
         await self._erase_exports(principal)
         places += [Place(fact.seq, "", None) for fact in redacted]
         async with self._database.connect(_SECONDS) as connection:
-            await _forget_places(connection, parts.run_ids, places)
+            await _forget_places(connection, run_ids, places)
             await redaction.note_done(connection, parts, redacted)
             await connection.commit()
         logger.info("erased", what="parts", id=within, parts=len(parts.ids), facts=len(places))
@@ -183,15 +200,26 @@ class Eraser:
         stored = await self._bus.message_at(subjects.EVENTS, place.seq)
         if stored is None:
             return
+        if place.verb == CALL_ENDED:
+            await self._erase_call(decode_tool_finished(stored.data))
         if place.run_id is not None:
             without = to_content_free(place.verb, stored.data)
             if without is not None:
+                verb = place.verb.split(".")[0]
                 await self._bus.store(
-                    subjects.erased_event(place.verb, place.run_id),
+                    subjects.erased_event(verb, place.run_id),
                     without,
-                    msg_id=f"EVENTS:erased.{place.verb}:{place.run_id}:{place.seq}",
+                    msg_id=f"EVENTS:erased.{verb}:{place.run_id}:{place.seq}",
                 )
         await streams.erase(self._bus, subjects.EVENTS, place.seq)
+
+    async def _erase_call(self, call: ToolFinished) -> None:
+        """What a call wrote into its frames, and the files that it made."""
+        await self._erase_frames(call.call_id)
+        with suppress(msgspec.DecodeError):  # the log may have it shortened
+            result = decode_tool_result(call.result or b"")
+            for artifact in result.artifacts:
+                await self._objects.delete(artifact.reference)
 
     async def _erase_frames(self, run_id: str) -> None:
         """What a run generated is kept for an hour: end that now."""
@@ -218,29 +246,39 @@ def to_content_free(verb: str, data: bytes) -> bytes | None:
     if verb == "finished":
         finished = decode_run_finished(data)
         return encode_event(msgspec.structs.replace(finished, result=None, error=None))
+    if verb == CALL_ENDED:
+        call = decode_tool_finished(data)
+        return encode_event(msgspec.structs.replace(call, arguments=None, result=None, error=None))
     return None
 
 
 def _runs_of(asked: Asked) -> Select[tuple[str]]:
-    """Some of the runs that an erasure is about, whose content the log still has."""
+    """Some of the runs that an erasure is about, and their steps, whose content the log has."""
     table = runs.c
     match asked.kind:
         case "conversations":
             condition = table.conversation_id == asked.entity
         case "stored_completions":
             condition = table.run_id == asked.entity.replace("chatcmpl-", "run_", 1)
+        case "responses":
+            condition = table.run_id == asked.entity.replace("resp_", "run_", 1)
         case "deleted_users":
             condition = and_(
                 table.principal == asked.principal, table.accepted_at <= asked.asked_at
             )
         case _:
             condition = false()
-    said = run_events.c.verb.in_(_SAID)
-    return (
-        select(table.run_id)
-        .where(condition, exists().where(run_events.c.run_id == table.run_id, said))
-        .limit(_RUNS_AT_ONCE)
-    )
+    found = select(table.run_id).where(condition).cte("found")
+    steps = select(table.run_id).join(found, table.parent == found.c.run_id)
+    named = union(select(found.c.run_id), steps).subquery()
+    said = exists().where(run_events.c.run_id == named.c.run_id, run_events.c.verb.in_(_SAID))
+    return select(named.c.run_id).where(said).limit(_RUNS_AT_ONCE)
+
+
+async def _with_steps(connection: AsyncConnection, run_ids: Sequence[str]) -> list[str]:
+    """Runs, and the steps that they consist of."""
+    steps = await connection.scalars(select(runs.c.run_id).where(runs.c.parent.in_(run_ids)))
+    return [*run_ids, *steps]
 
 
 async def _find_places(

@@ -15,7 +15,7 @@ from workers.persistence import changes, positions
 from workers.persistence.commander import note_told
 from workers.persistence.database import Database, is_poison, is_transient
 from workers.persistence.facts import Fact
-from workers.persistence.projections import entities, runs
+from workers.persistence.projections import entities, runs, tools
 from workers.persistence.turns import Ends, Told, Turns, find_ends
 
 logger = structlog.get_logger()
@@ -56,7 +56,9 @@ def to_batch(facts: Sequence[Fact]) -> tuple[Batch, list[Unusable]]:
 
 
 def _fold(batch: Batch, fact: Fact) -> None:
-    if fact.noun in _OF_RUNS:
+    if tools.is_about_call(fact):
+        tools.fold(batch.of_runs, batch.of_entities, fact)
+    elif fact.noun in _OF_RUNS:
         runs.fold(batch.of_runs, fact)
     elif fact.noun in changes.NOUNS:
         event = decode_state_changed(fact.data)

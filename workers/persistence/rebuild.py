@@ -33,6 +33,8 @@ from workers.persistence.tables import (
     processed_commands,
     projects,
     prompt_templates,
+    response_items,
+    responses,
     run_attempts,
     run_events,
     runs,
@@ -48,6 +50,7 @@ PROJECTIONS: Final[dict[str, tuple[Table, ...]]] = {
     "settings": (user_settings,),
     "prompts": (prompt_templates,),
     "completions": (stored_completions,),
+    "responses": (responses, response_items),
     "history": (entity_events,),
     "users": (deleted_users,),
 }

@@ -66,15 +66,17 @@ runs = Table(
     Column("conversation_id", Text),
     Column("project_id", Text),
     Column("trace_id", Text),  # of the client's traceparent
+    Column("parent", Text),  # the run that it is a step of
     Index(None, "principal", "accepted_at"),
     # One's own list, however it is filtered: what the filters need is read from the index itself.
-    Index(None, "principal", "run_id", "status", "kind", "model"),
+    Index(None, "principal", "run_id", "status", "kind", "model", "parent"),
     # Everybody's: of what nearly all have, the newest are found without an index.
     Index(None, "status", "run_id", postgresql_where=text("status <> 'completed'")),
     Index(None, "kind", "run_id", postgresql_where=text("kind <> 'chat'")),
     Index(None, "model", "run_id"),
     Index(None, "request_id"),
     Index(None, "conversation_id"),
+    Index(None, "parent", "run_id", postgresql_where=text("parent IS NOT NULL")),
     Index(None, "trace_id", postgresql_where=text("trace_id IS NOT NULL")),
     Index(None, "accepted_at"),
 )
@@ -94,7 +96,8 @@ run_attempts = Table(
 )
 
 # Where a run's facts lie in the log: read by `jan log`, and what a legal deletion erases by. A
-# run's result is read from there too, so no body is stored twice.
+# run's result is read from there too, so no body is stored twice. Those about the calls of tools
+# that a run makes are among its own.
 run_events = Table(
     "run_events",
     metadata,
@@ -371,6 +374,42 @@ search_chunks = Table(
     Index(None, "search", postgresql_using="gin", postgresql_where=text("deleted_at IS NULL")),
 )
 
+# What a response answered is among its items: its object is kept without them.
+responses = Table(
+    "responses",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("principal", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("model", Text),
+    Column("status", Text, nullable=False),
+    Column("previous_response_id", Text),
+    Column("conversation_id", Text),
+    Column("body", LargeBinary),
+    Column("created_at", _At, nullable=False),
+    Column("deleted_at", _At),
+    Index(None, "principal", "id", postgresql_where=text("deleted_at IS NULL")),
+)
+
+# What a response was asked, and then what it answered. Ids are not unique: what an input refers to
+# is among its items as well.
+response_items = Table(
+    "response_items",
+    metadata,
+    Column("response_id", Text, primary_key=True),
+    Column("position", BigInteger, primary_key=True),
+    Column("id", Text, nullable=False),
+    Column("principal", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("is_output", Boolean, nullable=False),
+    Column("role", Text),
+    Column("content", LargeBinary),  # the item's JSON, as it is served
+    Column("created_at", _At, nullable=False),
+    Column("deleted_at", _At),
+    Index(None, "principal", "id"),
+)
+
 # Principals that were deleted: whatever they had until then is gone, also if its fact comes later.
 deleted_users = Table(
     "deleted_users",
@@ -392,4 +431,6 @@ STATE: Final = (
     stored_completions,
     search_files,
     search_chunks,
+    responses,
+    response_items,
 )

@@ -1,4 +1,4 @@
-"""Stores what runs generate: in conversations, and as stored completions.
+"""Stores what runs generate: in conversations, as stored completions and as responses.
 
 It follows from a run's two facts alone, in the order of the log and in the transaction that takes
 `run.finished` in. A row of `processed_commands` makes it happen once; the fact that tells it is
@@ -24,10 +24,12 @@ from schemas.api.items import Item, id_prefix
 from schemas.commands import Command, RunInference, encode
 from schemas.errors import NotFound
 from schemas.events import RunAccepted, RunFinished, decode_run_accepted, decode_run_finished
+from workers.persistence import responses
 from workers.persistence.changes import Effect, Row, find
 from workers.persistence.commander import claim, conclude
 from workers.persistence.commands.conversations import NOUN, append, touch
 from workers.persistence.facts import Fact
+from workers.persistence.refusals import is_refused
 from workers.persistence.tables import (
     conversation_branches,
     conversation_items,
@@ -66,6 +68,7 @@ class Ended(NamedTuple):
     accepted: RunAccepted
     finished: RunFinished
     asked: "_Request"
+    request: bytes
 
     @property
     def run_id(self) -> str:
@@ -93,18 +96,9 @@ class _Request(msgspec.Struct):
     metadata: dict[str, str] | None = None
 
 
-class _ErrorType(msgspec.Struct):
-    type: str = ""
-
-
-class _Envelope(msgspec.Struct):
-    error: _ErrorType
-
-
 _decode_request = msgspec.json.Decoder(_Request).decode
 _decode_messages = msgspec.json.Decoder(list[dict[str, Any]]).decode
 _decode_body = msgspec.json.Decoder(dict[str, Any]).decode
-_decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
 
 def find_ends(facts: Iterable[Fact]) -> Ends:
@@ -150,7 +144,9 @@ class Turns:
         told: list[Told] = []
         # In one order everywhere, or two workers with the same runs would deadlock.
         for end in sorted(known, key=lambda end: end.run_id):
-            if end.finished.store:
+            if end.command.kind == "response":
+                told += await _once(connection, end, "response")
+            elif end.finished.store:
                 told += await _once(connection, end, "completion")
         for end in known:
             if end.finished.turn is not None:
@@ -176,11 +172,13 @@ class Turns:
                     found[accepted.command.run_id] = accepted
         known: list[Ended] = []
         for run_id, finished in ends.finished.items():
-            asked = await self._read_request(found[run_id]) if run_id in found else None
-            if asked is None:
+            request = await self._read_request(found[run_id]) if run_id in found else b""
+            try:
+                asked = _decode_request(request)
+            except msgspec.DecodeError:
                 logger.error("what a run was asked for is not known: not stored", run_id=run_id)
             else:
-                known.append(Ended(found[run_id], finished, asked))
+                known.append(Ended(found[run_id], finished, asked, request))
         return known
 
     async def _read_accepted(self, run_id: str, seq: int | None) -> RunAccepted | None:
@@ -207,7 +205,7 @@ class Turns:
                     return accepted
         return None
 
-    async def _read_request(self, accepted: RunAccepted) -> _Request | None:
+    async def _read_request(self, accepted: RunAccepted) -> bytes:
         """Read a client's own JSON. One that was too old for the object store has no messages."""
         command = accepted.command
         data = bytes(command.request) if command.request is not None else b"{}"
@@ -216,10 +214,7 @@ class Turns:
                 data = await self._objects.get(command.request_ref)
             except NotFound:
                 logger.error("a request is gone: stored without it", run_id=command.run_id)
-        try:
-            return _decode_request(data)
-        except msgspec.DecodeError:
-            return None
+        return data
 
 
 async def _once(connection: AsyncConnection, end: Ended, what: str) -> list[Told]:
@@ -234,7 +229,7 @@ async def _once(connection: AsyncConnection, end: Ended, what: str) -> list[Told
     )
     done = await claim(connection, f"runs.store_{what}", command)
     if done is None:
-        effect = await _add_turn(connection, end) if what == "turn" else _to_completion(end)
+        effect = await _DOINGS[what](connection, end)
         if effect is None:
             return []
         done = await conclude(connection, command, effect, run_id=end.run_id)
@@ -245,7 +240,7 @@ async def _add_turn(connection: AsyncConnection, end: Ended) -> Effect | None:
     """Append a run's messages and its answer to a branch; None if there is none any more."""
     turn = end.finished.turn
     assert turn is not None
-    said, answered = _to_items(end)
+    said, answered = await _to_items(connection, end)
     row = await find(
         connection,
         conversations,
@@ -271,13 +266,15 @@ async def _add_turn(connection: AsyncConnection, end: Ended) -> Effect | None:
     return Effect(NOUN, "turn_added", turn.conversation, rows, b"null")
 
 
-def _to_items(end: Ended) -> tuple[list[Item], list[Item]]:
+async def _to_items(connection: AsyncConnection, end: Ended) -> tuple[list[Item], list[Item]]:
     """What was said and what was answered, with ids that are the same whoever makes them.
 
     Nothing of a request that was refused: it would be in the way of every later one.
     """
     finished = end.finished
-    if finished.result is None and _is_refused(finished):
+    if end.command.kind == "response":
+        return await responses.to_said(connection, end.command, finished, end.request)
+    if is_refused(finished):
         return [], []
     said = _read_items(end, lambda: to_input_items(_decode_messages(end.asked.messages)))
     answered = []
@@ -299,15 +296,6 @@ def _read_items(end: Ended, read: Callable[[], list[Item]]) -> list[Item]:
         return []
 
 
-def _is_refused(finished: RunFinished) -> bool:
-    if finished.status != "failed" or finished.error is None:
-        return False
-    try:
-        return _decode_envelope(finished.error).error.type == "invalid_request_error"
-    except msgspec.DecodeError:
-        return False
-
-
 async def _retitle(connection: AsyncConnection, row: Row, said: Sequence[Item]) -> None:
     """Give a conversation a title from what its user says, unless it was given one by hand."""
     text = last_text(said)
@@ -319,7 +307,11 @@ async def _retitle(connection: AsyncConnection, row: Row, said: Sequence[Item]) 
         row["title"] = to_title(text) or row["title"]
 
 
-def _to_completion(end: Ended) -> Effect | None:
+async def _to_response(connection: AsyncConnection, end: Ended) -> Effect | None:
+    return await responses.to_response(connection, end.accepted, end.finished, end.request)
+
+
+async def _to_completion(_: AsyncConnection, end: Ended) -> Effect | None:
     """A stored completion; None if the run has come to nothing."""
     command, result = end.command, end.finished.result
     if result is None:
@@ -338,6 +330,13 @@ def _to_completion(end: Ended) -> Effect | None:
         "deleted_at": None,
     }
     return Effect("completion", "stored", completion_id, {"stored_completions": [row]}, b"null")
+
+
+_DOINGS: Final = {
+    "turn": _add_turn,
+    "completion": _to_completion,
+    "response": _to_response,
+}
 
 
 def _read(decode: Any, fact: Fact) -> Any:

@@ -278,6 +278,7 @@ async def _to_event(job: RunInference, history: History) -> bytes:
         job.replay_of,
         turn=job.turn,
         store=job.store,
+        parent=job.parent,
         content=job.content,
     )
     return await asyncio.to_thread(told) if len(history.chunks) > _LONG else told()

@@ -19,7 +19,7 @@ import structlog
 from bus import Ack, Stored
 from schemas import frames, subjects
 from schemas.errors import BusError, WrongLastSequence
-from schemas.history import History
+from schemas.history import DONE, History
 
 logger = structlog.get_logger()
 
@@ -213,6 +213,9 @@ class Writer:
         if self._message is None and self._stopped is None:
             self._flush()
         await self.drain()
+        if chunk and chunk != DONE and not flags & frames.ERROR:
+            # A list of its own: who writes once more what was made has the one before.
+            self.history.chunks = [*self.history.chunks, chunk]
         self.history.error = chunk if flags & frames.ERROR else None
         self.history.error_status = status
         self.history.body = list(body)

@@ -41,6 +41,7 @@ class _Command(msgspec.Struct):
     background: bool = False
     api_key: str | None = None
     traceparent: str | None = None
+    parent: str | None = None
     turn: _Turn | None = None
 
 
@@ -75,6 +76,7 @@ class _Finished(msgspec.Struct):
     finish_reason: str | None = None
     usage: OptionalRaw = None
     error: OptionalRaw = None
+    parent: str | None = None
 
 
 class _Other(msgspec.Struct):
@@ -109,6 +111,7 @@ class RunRow:
     trace_id: str | None = None
     conversation_id: str | None = None
     project_id: str | None = None
+    parent: str | None = None
     accepted_at: float | None = None
     started_at: float | None = None
     first_frame_at: float | None = None
@@ -152,6 +155,7 @@ class Rows:
     runs: dict[str, RunRow] = field(default_factory=dict)
     attempts: dict[tuple[str, int], AttemptRow] = field(default_factory=dict)
     events: dict[tuple[str, int], EventRow] = field(default_factory=dict)
+    parents: set[str] = field(default_factory=set)  # of what has said something: of parts
 
     def run(self, run_id: str) -> RunRow:
         """The row of a run, made when it is first named."""
@@ -168,11 +172,11 @@ def fold(rows: Rows, fact: Fact) -> None:
         case "accepted":
             accepted = _decode_accepted(fact.data)
             run_id, at = accepted.command.run_id, accepted.at
-            _fold_accepted(rows.run(_text(run_id)), accepted)
+            _fold_accepted(rows.run(to_text(run_id)), accepted)
         case "refused":
             refused = _decode_refused(fact.data)
             run_id, at = refused.run_id, refused.at
-            _fold_refused(rows.run(_text(run_id)))
+            _fold_refused(rows.run(to_text(run_id)))
         case "started":
             started = _decode_started(fact.data)
             run_id, at = started.run_id, started.at
@@ -181,29 +185,32 @@ def fold(rows: Rows, fact: Fact) -> None:
             finished = _decode_finished(fact.data)
             run_id, at = finished.run_id, finished.at
             _fold_finished(rows, finished)
+            if finished.parent and fact.noun == "run":
+                rows.parents.add(to_text(finished.parent))
         case _:
             other = _decode_other(fact.data)
             run_id, at = other.run_id, other.at or fact.time
-    key = (_text(run_id), fact.seq)
+    key = (to_text(run_id), fact.seq)
     told = verb if fact.noun == "run" else f"{fact.noun}.{verb}"
-    rows.events[key] = EventRow(*key, _text(told), at)
+    rows.events[key] = EventRow(*key, to_text(told), at)
 
 
 def _fold_accepted(row: RunRow, event: _Accepted) -> None:
     command = event.command
     row.accepted_at = event.at
-    row.principal = _text(command.principal)
-    row.api_key_id = _text(command.api_key) if command.api_key else None
-    row.kind = _text(command.kind)
-    row.model = _text(command.model)
-    row.edge = _text(command.edge)
+    row.principal = to_text(command.principal)
+    row.api_key_id = to_text(command.api_key) if command.api_key else None
+    row.kind = to_text(command.kind)
+    row.model = to_text(command.model)
+    row.edge = to_text(command.edge)
+    row.parent = to_text(command.parent) if command.parent else None
     row.stream = command.stream
     row.background = command.background
-    row.request_id = _text(command.request_id)
+    row.request_id = to_text(command.request_id)
     row.trace_id = trace_id_of(command.traceparent) if command.traceparent else None
     if command.turn is not None:
-        row.conversation_id = _text(command.turn.conversation)
-        row.project_id = _text(command.turn.project) if command.turn.project else None
+        row.conversation_id = to_text(command.turn.conversation)
+        row.project_id = to_text(command.turn.project) if command.turn.project else None
 
 
 def _fold_refused(row: RunRow) -> None:
@@ -212,20 +219,20 @@ def _fold_refused(row: RunRow) -> None:
 
 
 def _fold_started(rows: Rows, event: _Started) -> None:
-    run_id = _text(event.run_id)
+    run_id = to_text(event.run_id)
     row = rows.run(run_id)
     row.started_at = min(event.at, row.started_at or event.at)
     if row.status in ("accepted", "refused"):
         row.status = "running"
     if row.finished_at is None:
-        row.deployment = _text(event.deployment)
+        row.deployment = to_text(event.deployment)
     known = rows.attempts.get((run_id, event.epoch))
     rows.attempts[run_id, event.epoch] = AttemptRow(
         run_id,
         event.epoch,
         event.attempt,
-        _text(event.worker),
-        _text(event.deployment),
+        to_text(event.worker),
+        to_text(event.deployment),
         min(known.at, event.at) if known else event.at,
         event.resumed_at,
         known.count if known else None,
@@ -233,15 +240,16 @@ def _fold_started(rows: Rows, event: _Started) -> None:
 
 
 def _fold_finished(rows: Rows, event: _Finished) -> None:
-    run_id = _text(event.run_id)
+    run_id = to_text(event.run_id)
     row = rows.run(run_id)
     row.status = event.status
     row.finished_at = event.at
-    row.deployment = _text(event.deployment) or row.deployment
+    row.deployment = to_text(event.deployment) or row.deployment
     row.frames = event.frames
     row.first_frame_at = event.first_frame_at
-    row.finish_reason = _text(event.finish_reason) if event.finish_reason else None
+    row.finish_reason = to_text(event.finish_reason) if event.finish_reason else None
     row.error = _json(event.error)
+    row.parent = to_text(event.parent) if event.parent else row.parent
     row.usage = _json(event.usage)
     row.prompt_tokens, row.completion_tokens, row.total_tokens = _token_counts(row.usage)
     for attempt in event.attempts:
@@ -250,7 +258,7 @@ def _fold_finished(rows: Rows, event: _Finished) -> None:
             run_id,
             attempt.epoch,
             attempt.attempt,
-            _text(attempt.worker),
+            to_text(attempt.worker),
             known.deployment if known else None,
             min(known.at, attempt.at) if known else attempt.at,
             attempt.first,
@@ -278,7 +286,7 @@ def _token_counts(usage: bytes | None) -> tuple[int | None, int | None, int | No
     return prompt, completion, total
 
 
-def _text(value: str) -> str:
+def to_text(value: str) -> str:
     """Make a text that PostgreSQL takes: it refuses NUL, and an index refuses long ones."""
     return value.replace("\0", "\ufffd")[:_SHORT]
 
@@ -350,6 +358,17 @@ _INSERT_EVENTS = text(
 )
 
 
+# A part may say something after its run was erased: then that has to go too.
+_ERASE_AGAIN = text(
+    "UPDATE erasures AS e SET done_at = NULL FROM ("
+    "  SELECT accepted_at,"
+    "   unnest(ARRAY[conversation_id, 'resp_' || substr(run_id, 5), principal]) AS entity"
+    "  FROM runs WHERE run_id = ANY(CAST(:parents AS text[]))) AS of_run"
+    " WHERE e.entity = of_run.entity AND e.done_at IS NOT NULL"
+    " AND e.asked_at >= of_run.accepted_at"
+)
+
+
 async def write_rows(connection: AsyncConnection, rows: Rows) -> None:
     """Write a folded batch inside the caller's transaction."""
     if not rows.events:
@@ -363,6 +382,8 @@ async def write_rows(connection: AsyncConnection, rows: Rows) -> None:
         await connection.execute(_UPSERT_ATTEMPTS, _columns(attempts, _ATTEMPT_COLUMNS))
     events = [rows.events[key] for key in sorted(rows.events)]
     await connection.execute(_INSERT_EVENTS, _columns(events, EventRow._fields))
+    if rows.parents:
+        await connection.execute(_ERASE_AGAIN, {"parents": sorted(rows.parents)})
 
 
 def _columns(rows: Sequence[object], names: Sequence[str]) -> dict[str, list[Any]]:

@@ -143,6 +143,8 @@ def _filters(ask: AskRuns) -> list[ColumnElement[bool]]:
         for name in ("principal", "kind", "status", "model", "conversation_id", "trace_id")
         if (value := getattr(ask, name)) is not None
     ]
+    of_parent = runs.c.parent.is_(None)
+    conditions.append(of_parent if ask.parent is None else runs.c.parent == _text(ask.parent))
     if ask.failed:
         conditions.append(runs.c.status.in_(("failed", "refused")))
     if ask.since is not None:

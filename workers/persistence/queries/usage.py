@@ -1,4 +1,7 @@
-"""What was used: runs and their tokens, added up from the one row that each run has."""
+"""What was used: runs and their tokens, added up from the one row that each run has.
+
+A response has used what its steps have: they are not counted beside it.
+"""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -38,6 +41,7 @@ async def sum_usage(connection: AsyncConnection, ask: AskUsage) -> bytes:
         runs.c.accepted_at >= datetime.fromtimestamp(ask.start, UTC),
         runs.c.accepted_at < datetime.fromtimestamp(ask.end, UTC),
         runs.c.status != "refused",
+        runs.c.parent.is_(None),
     )
     if ask.principal is not None:
         question = question.where(runs.c.principal == ask.principal)

@@ -1,4 +1,4 @@
-"""Conversations, projects, settings, templates, shares, stored completions; commands done.
+"""Conversations, projects, settings, templates, shares, completions, responses; commands done.
 
 `pre`: the tables before the new release starts. It takes the projection's position away from the
 release before, which must be stopped first.
@@ -273,6 +273,7 @@ def upgrade() -> None:
         ["principal", "id"],
         postgresql_where=_THERE,
     )
+    _create_responses()
     op.create_table(
         "user_settings",
         sa.Column("principal", sa.Text, nullable=False),
@@ -289,14 +290,25 @@ def upgrade() -> None:
     )
     op.alter_column("projection_positions", "applied", nullable=False)
     op.drop_column("projection_positions", "seq")
+    _extend_runs()
+
+
+def _extend_runs() -> None:
     op.add_column("runs", sa.Column("conversation_id", sa.Text))
     op.add_column("runs", sa.Column("project_id", sa.Text))
+    op.add_column("runs", sa.Column("parent", sa.Text))
     op.create_index("ix_runs_conversation_id", "runs", ["conversation_id"])
     op.create_index("ix_runs_accepted_at", "runs", ["accepted_at"])
     op.create_index(
-        "ix_runs_principal_run_id_status_kind_model",
+        "ix_runs_principal_run_id_status_kind_model_parent",
         "runs",
-        ["principal", "run_id", "status", "kind", "model"],
+        ["principal", "run_id", "status", "kind", "model", "parent"],
+    )
+    op.create_index(
+        "ix_runs_parent_run_id",
+        "runs",
+        ["parent", "run_id"],
+        postgresql_where=sa.text("parent IS NOT NULL"),
     )
     op.create_index(
         "ix_runs_status_run_id",
@@ -355,14 +367,52 @@ def upgrade() -> None:
     )
 
 
+def _create_responses() -> None:
+    op.create_table(
+        "responses",
+        sa.Column("id", sa.Text, nullable=False),
+        sa.Column("principal", sa.Text, nullable=False),
+        sa.Column("version", sa.BigInteger, nullable=False),
+        sa.Column("run_id", sa.Text, nullable=False),
+        sa.Column("model", sa.Text),
+        sa.Column("status", sa.Text, nullable=False),
+        sa.Column("previous_response_id", sa.Text),
+        sa.Column("conversation_id", sa.Text),
+        sa.Column("body", sa.LargeBinary),
+        sa.Column("created_at", _AT, nullable=False),
+        sa.Column("deleted_at", _AT),
+        sa.PrimaryKeyConstraint("id", name="pk_responses"),
+    )
+    op.create_index(
+        "ix_responses_principal_id", "responses", ["principal", "id"], postgresql_where=_THERE
+    )
+    op.create_table(
+        "response_items",
+        sa.Column("response_id", sa.Text, nullable=False),
+        sa.Column("position", sa.BigInteger, nullable=False),
+        sa.Column("id", sa.Text, nullable=False),
+        sa.Column("principal", sa.Text, nullable=False),
+        sa.Column("version", sa.BigInteger, nullable=False),
+        sa.Column("is_output", sa.Boolean, nullable=False),
+        sa.Column("role", sa.Text),
+        sa.Column("content", sa.LargeBinary),
+        sa.Column("created_at", _AT, nullable=False),
+        sa.Column("deleted_at", _AT),
+        sa.PrimaryKeyConstraint("response_id", "position", name="pk_response_items"),
+    )
+    op.create_index("ix_response_items_principal_id", "response_items", ["principal", "id"])
+
+
 def downgrade() -> None:
     """Take them away, with what is in them."""
     op.drop_index("ix_runs_model_run_id", table_name="runs")
     op.drop_index("ix_runs_kind_run_id", table_name="runs")
     op.drop_index("ix_runs_status_run_id", table_name="runs")
-    op.drop_index("ix_runs_principal_run_id_status_kind_model", table_name="runs")
+    op.drop_index("ix_runs_parent_run_id", table_name="runs")
+    op.drop_index("ix_runs_principal_run_id_status_kind_model_parent", table_name="runs")
     op.drop_index("ix_runs_accepted_at", table_name="runs")
     op.drop_index("ix_runs_conversation_id", table_name="runs")
+    op.drop_column("runs", "parent")
     op.drop_column("runs", "project_id")
     op.drop_column("runs", "conversation_id")
     op.add_column("projection_positions", sa.Column("seq", sa.BigInteger))
@@ -372,6 +422,8 @@ def downgrade() -> None:
     for table in (
         "user_settings",
         "stored_completions",
+        "responses",
+        "response_items",
         "shares",
         "search_files",
         "search_chunks",

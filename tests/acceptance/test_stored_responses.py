@@ -1,0 +1,202 @@
+"""Stored responses with the real SDK: read again, paged, gone on with, deleted; counted once."""
+
+import json
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from cli.launch import LaunchedServer
+from tests.acceptance.conftest import SCRIPTED, SIMULATED
+from tests.support.command import jan
+from tests.support.server import eventually, http_client, openai_client
+from tests.support.upstream_process import UpstreamProcess
+
+
+def respond(client: openai.OpenAI, text: Any, **more: Any) -> Any:
+    return client.responses.create(**{"model": SCRIPTED, "input": text, **more})
+
+
+def sent(upstream: UpstreamProcess, text: str) -> list[tuple[str, str]]:
+    """What the upstream was told in the one call whose last message has this text."""
+    messages = upstream.call(text)["body"]["messages"]
+    return [(message["role"], message["content"]) for message in messages]
+
+
+def texts(page: Any) -> list[str]:
+    return [item.content[0].text for item in page]
+
+
+@pytest.mark.requirement("responses.retrieve")
+@pytest.mark.parametrize("background", [False, True])
+def test_a_stored_response_is_read_as_it_was_answered_on_any_edge(
+    server: LaunchedServer, client: openai.OpenAI, api_key: str, background: bool
+) -> None:
+    made = respond(client, "Keep this.", background=background, model=SIMULATED)
+    with openai_client(server.edges[1], api_key) as other:
+        found = eventually(
+            lambda: (
+                (one := other.responses.retrieve(made.id)).status not in ("queued", "in_progress")
+                and one
+            )
+        )
+    assert found.status == "completed"
+    if not background:
+        assert found == made
+
+
+@pytest.mark.requirement("responses.retrieve")
+def test_one_that_is_not_to_be_stored_is_not(client: openai.OpenAI) -> None:
+    made = respond(client, "Forget this.", store=False, model=SIMULATED)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(made.id)
+    with pytest.raises(openai.NotFoundError) as refused:
+        respond(client, "Go on.", previous_response_id=made.id)
+    assert (refused.value.param, refused.value.code) == (
+        "previous_response_id",
+        "previous_response_not_found",
+    )
+
+
+@pytest.mark.requirement("responses.input_items")
+def test_what_was_asked_is_listed_in_pages(client: openai.OpenAI) -> None:
+    asked: Any = [{"role": "user", "content": str(number)} for number in range(5)]
+    made = respond(client, asked, model=SIMULATED)
+    listed = client.responses.input_items.list(made.id, limit=2)
+    assert texts(listed.data) == ["4", "3"]
+    assert texts(client.responses.input_items.list(made.id, limit=2)) == list("43210")
+    oldest = client.responses.input_items.list(made.id, order="asc", after=listed.data[1].id)
+    assert texts(oldest) == ["4"]
+
+
+@pytest.mark.requirement("responses.previous")
+def test_a_chain_of_three_is_gone_on_with(client: openai.OpenAI, upstream: UpstreamProcess) -> None:
+    first = respond(client, "Chain one.", instructions="Be brief.")
+    second = respond(client, "Chain two.", previous_response_id=first.id)
+    third = respond(client, "Chain three.", previous_response_id=second.id, stream=False)
+    assert sent(upstream, "Chain three.") == [
+        ("user", "Chain one."),
+        ("assistant", first.output_text),
+        ("user", "Chain two."),
+        ("assistant", second.output_text),
+        ("user", "Chain three."),
+    ]
+    assert third.previous_response_id == second.id
+
+
+@pytest.mark.requirement("responses.previous")
+def test_an_item_is_referred_to(client: openai.OpenAI, upstream: UpstreamProcess) -> None:
+    first = respond(client, "Refer to this.")
+    named: Any = {"type": "item_reference", "id": first.output[0].id}
+    respond(client, [named, {"role": "user", "content": "Which?"}])
+    assert sent(upstream, "Which?") == [("assistant", first.output_text), ("user", "Which?")]
+    missing: Any = [{"role": "user", "content": "x"}, {"type": "item_reference", "id": "msg_no"}]
+    with pytest.raises(openai.NotFoundError) as refused:
+        respond(client, missing)
+    assert refused.value.param == "input[1].id"
+
+
+@pytest.mark.requirement("responses.conversation")
+def test_responses_and_chats_share_a_conversation(
+    client: openai.OpenAI, upstream: UpstreamProcess
+) -> None:
+    conversation = client.conversations.create().id
+    first = respond(client, "Mixed one.", conversation=conversation)
+    chat = client.chat.completions.create(
+        model=SCRIPTED,
+        messages=[{"role": "user", "content": "Mixed two."}],
+        extra_body={"conversation": conversation},
+    )
+    second = respond(client, "Mixed three.", conversation=conversation)
+    spoken = [
+        ("user", "Mixed one."),
+        ("assistant", first.output_text),
+        ("user", "Mixed two."),
+        ("assistant", chat.choices[0].message.content),
+        ("user", "Mixed three."),
+    ]
+    assert sent(upstream, "Mixed three.") == spoken
+    items: Any = list(client.conversations.items.list(conversation, order="asc"))
+    said = [(item.role, item.content[0].text) for item in items]
+    assert said == [*spoken, ("assistant", second.output_text)]
+    assert first.conversation.id == conversation
+    assert items[1].id == first.output[0].id
+
+
+@pytest.mark.requirement("responses.delete")
+def test_a_deleted_response_is_gone(
+    client: openai.OpenAI, http: httpx.Client, server: LaunchedServer
+) -> None:
+    conversation = client.conversations.create().id
+    made = respond(client, "Delete this.", conversation=conversation, model=SIMULATED)
+    path = f"/v1/responses/{made.id}"
+    answer = http.delete(path)
+    assert answer.json() == {"id": made.id, "object": "response.deleted", "deleted": True}
+
+    def is_erased() -> bool:
+        events = http.get(f"/v1/runs/{made.id}/events", params={"stream": "false"}).json()["data"]
+        return "run.finished" not in [event["type"] for event in events]
+
+    for when in ("at once", "when it is erased"):
+        for method, asked in (("GET", path), ("GET", f"{path}/input_items"), ("DELETE", path)):
+            assert http.request(method, asked).status_code == 404, (when, method, asked)
+        with pytest.raises(openai.NotFoundError):
+            respond(client, "Go on.", previous_response_id=made.id)
+        eventually(is_erased)
+    assert len(list(client.conversations.items.list(conversation))) == 2
+    with http_client(server.edges[1], "nobody") as stranger:
+        assert stranger.delete(path).status_code == 401
+
+
+@pytest.mark.requirement("responses.cancel")
+def test_a_cancelled_response_keeps_what_it_had(client: openai.OpenAI) -> None:
+    made = respond(client, "!tokens 5000", background=True, model=SIMULATED)
+    started = eventually(lambda: client.responses.retrieve(made.id).output)
+    assert started
+    client.responses.cancel(made.id)
+    found = eventually(
+        lambda: (one := client.responses.retrieve(made.id)).status == "cancelled" and one
+    )
+    assert found.output[0].status == "incomplete"
+    assert found.output_text
+    with pytest.raises(openai.BadRequestError):
+        client.responses.cancel(respond(client, "x", model=SIMULATED).id)
+
+
+@pytest.mark.requirement("responses.usage")
+def test_what_a_response_has_used_is_counted_once(server: LaunchedServer) -> None:
+    key = server.create_key("--name", "counted")
+    with openai_client(server.url, key) as client, http_client(server.url, key) as http:
+        made = respond(client, "Count this.", model=SIMULATED)
+        [run] = http.get("/v1/runs").json()["data"]
+        assert (run["result_id"], run["kind"], run["parent_id"]) == (made.id, "response", None)
+        [step] = eventually(lambda: http.get("/v1/runs", params={"parent": made.id}).json()["data"])
+        assert (step["parent_id"], step["result_id"]) == (run["id"], None)
+        [used] = http.get("/v1/usage").json()["data"]
+        assert (used["requests"], used["total_tokens"]) == (1, made.usage.total_tokens)
+
+
+@pytest.mark.requirement("log.response")
+def test_the_loop_of_a_response_is_told_as_a_tree(
+    server: LaunchedServer, client: openai.OpenAI
+) -> None:
+    made = respond(client, "Tell of this.", model=SIMULATED)
+    told = jan("log", made.id, "--data", str(server.data))
+    assert told.returncode == 0, told.stderr
+    [step] = [line for line in told.stdout.splitlines() if line.startswith("└─")]
+    for words in ("step", "1 · simulated/jan-simulated", "tokens", "first after", "in all"):
+        assert words in step
+    facts = [
+        json.loads(line)
+        for line in jan("log", made.id, "--json", "--data", str(server.data)).stdout.splitlines()
+    ]
+    [fact] = [one for one in facts if one["what"] == "step"]
+    assert fact["deployment"] == "simulated/jan-simulated"
+    assert fact["usage"]["total_tokens"] == made.usage.total_tokens
+    assert facts[0]["what"] == "accepted"
+    alone = jan("log", fact["id"], "--data", str(server.data)).stdout
+    assert f"a step of {fact['run_id']}" in alone
+    listed = jan("log", "--parent", made.id, "--data", str(server.data)).stdout
+    assert fact["id"] in listed
+    assert fact["id"] not in jan("log", "--limit", "100", "--data", str(server.data)).stdout

@@ -1,0 +1,196 @@
+"""Reading stored responses. Every query is scoped by the principal."""
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from sqlalchemy import ColumnElement, Text, and_, any_, bindparam, func, literal, select
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import aliased
+
+from schemas import ids
+from schemas.api.items import MAX_ITEMS_BYTES
+from schemas.api.lists import encode_page
+from schemas.commands import encode
+from schemas.errors import InvalidRequest, NotFound
+from schemas.queries.responses import (
+    AskResponse,
+    AskResponseContext,
+    AskResponseInput,
+    ResponseContext,
+)
+from workers.persistence.queries.pages import read_page
+from workers.persistence.queries.turns import MAX_CONTEXT_ITEMS, choose
+from workers.persistence.tables import conversation_items, response_items, responses, runs
+
+MAX_CHAIN: Final = 1000  # responses
+_AT_WORK: Final = ("accepted", "running")
+
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+async def get_response(connection: AsyncConnection, ask: AskResponse) -> bytes:
+    """A response as it was at its end. Raises NotFound."""
+    body = await connection.scalar(select(responses.c.body).where(_is_owned(ask.id, ask.principal)))
+    if body is None:
+        raise NotFound(f"there is no response {ask.id}")
+    table = response_items.c
+    question = select(table.content).where(table.response_id == ask.id, table.is_output)
+    output = (await connection.scalars(question.order_by(table.position))).all()
+    return encode(_decode_fields(body) | {"output": msgspec.Raw(b"[%b]" % b",".join(output))})
+
+
+async def list_input(connection: AsyncConnection, ask: AskResponseInput) -> bytes:
+    """A page of what a response was asked. Raises NotFound, InvalidRequest."""
+    known = select(responses.c.id).where(_is_owned(ask.id, ask.principal))
+    if await connection.scalar(known) is None:
+        raise NotFound(f"there is no response {ask.id}")
+    table = response_items.c
+    asked = and_(table.response_id == ask.id, ~table.is_output)
+    places: dict[str, int] = {}
+    for param in ("after", "before"):
+        cursor = getattr(ask.paging, param)
+        if cursor is None:
+            continue
+        place = await connection.scalar(
+            select(func.min(table.position)).where(asked, table.id == cursor)
+        )
+        if place is None:
+            raise InvalidRequest(
+                f"'{param}': there is no item {cursor} in what this response was asked", param=param
+            )
+        places[param] = place
+    question = select(table.id, table.content).where(asked)
+    page = await read_page(connection, question, table.position, ask.paging, **places)
+    return encode_page(
+        [row.id for row in page.rows], [row.content for row in page.rows], has_more=page.has_more
+    )
+
+
+async def get_context(connection: AsyncConnection, ask: AskResponseContext) -> ResponseContext:
+    """What a new response goes on from. Raises NotFound naming the field, InvalidRequest."""
+    items: list[bytes] = []
+    if ask.previous is not None:
+        await _require_previous(connection, ask.previous, ask.principal)
+        items = await _read_chain(connection, ask.previous)
+    named = [name for name in dict.fromkeys(ask.references) if name]
+    referred = await find_items(connection, ask.principal, named) if named else {}
+    for number, name in enumerate(ask.references):
+        if name and name not in referred:
+            raise NotFound(f"there is no item {name}", param=f"input[{number}].id")
+    if sum(map(len, referred.values())) > MAX_ITEMS_BYTES // 2:
+        raise InvalidRequest(
+            f"'input' refers to items of more than {MAX_ITEMS_BYTES // 2} bytes", param="input"
+        )
+    return ResponseContext(
+        list(map(msgspec.Raw, items)),
+        {name: msgspec.Raw(item) for name, item in referred.items()},
+    )
+
+
+async def find_items(
+    connection: AsyncConnection, principal: str | None, named: Sequence[str]
+) -> dict[str, bytes]:
+    """A principal's items by their ids: of responses, else of conversations."""
+    values = {"whose": principal, "named": list(named)}
+    found = {row.id: row.content for row in await connection.execute(_ITEMS, values)}
+    values["named"] = [name for name in named if name not in found]
+    if values["named"]:
+        said = await connection.execute(_CONVERSATION_ITEMS, values)
+        found |= {row.id: row.content for row in said}
+    return found
+
+
+class _Outlined(NamedTuple):
+    """An item of a chain: the older, the lower its position."""
+
+    position: int
+    role: str | None
+    size: int
+
+
+async def _read_chain(connection: AsyncConnection, last: str) -> list[bytes]:
+    """The items of a response and all before it, oldest first: as many of the newest as fit."""
+    sizes = (await connection.execute(_OUTLINE, {"last": last})).all()
+    outline = [_Outlined(-number, row.role, row.size) for number, row in enumerate(sizes)]
+    first, _ = choose(outline)
+    kept = sum(row.position >= first for row in outline[:MAX_CONTEXT_ITEMS])
+    if not kept:
+        return []
+    newest = await connection.scalars(_CONTENTS, {"last": last, "kept": kept})
+    return list(newest)[::-1]
+
+
+async def _require_previous(
+    connection: AsyncConnection, response_id: str, principal: str | None
+) -> None:
+    known = select(responses.c.id).where(_is_owned(response_id, principal))
+    if await connection.scalar(known) is not None:
+        return
+    message = f"there is no response {response_id}"
+    if await is_at_work(connection, response_id, principal):
+        message = f"the response {response_id} has not ended yet"
+    raise NotFound(message, param="previous_response_id", code="previous_response_not_found")
+
+
+async def is_at_work(connection: AsyncConnection, response_id: str, principal: str | None) -> bool:
+    """Tell whether a response of the principal's has begun and not ended."""
+    status = await connection.scalar(
+        select(runs.c.status).where(
+            runs.c.run_id == (ids.run_id_of(response_id, "response") or ""),
+            runs.c.kind == "response",
+            True if principal is None else runs.c.principal == principal,  # type: ignore[arg-type]
+        )
+    )
+    return status in _AT_WORK
+
+
+def _is_owned(response_id: str, principal: str | None) -> ColumnElement[bool]:
+    wanted = and_(responses.c.id == response_id, responses.c.deleted_at.is_(None))
+    return wanted if principal is None else and_(wanted, responses.c.principal == principal)
+
+
+def _to_chain() -> Any:
+    """A response and those before it, the newest with depth 0; over those that were deleted."""
+    table = responses.c
+    columns = (table.id, table.principal, table.previous_response_id)
+    chain = (
+        select(*columns, literal(0).label("depth"))
+        .where(table.id == bindparam("last"))
+        .cte("chain", recursive=True)
+    )
+    before = aliased(responses, name="earlier")
+    return chain.union_all(
+        select(
+            before.c.id, before.c.principal, before.c.previous_response_id, chain.c.depth + 1
+        ).where(
+            before.c.id == chain.c.previous_response_id,
+            before.c.principal == chain.c.principal,
+            chain.c.depth < MAX_CHAIN - 1,
+        )
+    )
+
+
+_chain = _to_chain()
+_of_chain = (
+    select()
+    .select_from(_chain)
+    .join(response_items, response_items.c.response_id == _chain.c.id)
+    .order_by(_chain.c.depth, response_items.c.position.desc())
+)
+_OUTLINE: Final = _of_chain.add_columns(
+    response_items.c.role, func.octet_length(response_items.c.content).label("size")
+).limit(MAX_CONTEXT_ITEMS + 1)
+_CONTENTS: Final = _of_chain.add_columns(response_items.c.content).limit(bindparam("kept"))
+_named = any_(bindparam("named", type_=ARRAY(Text)))
+_ITEMS: Final = (
+    select(response_items.c.id, response_items.c.content)
+    .where(response_items.c.principal == bindparam("whose"), response_items.c.id == _named)
+    .order_by(response_items.c.response_id, response_items.c.position)  # the newest counts
+)
+_CONVERSATION_ITEMS: Final = select(conversation_items.c.id, conversation_items.c.content).where(
+    conversation_items.c.principal == bindparam("whose"),
+    conversation_items.c.id == _named,
+    conversation_items.c.deleted_at.is_(None),
+)

@@ -11,6 +11,7 @@ from schemas.api.response_objects import (
     ResponseDeleted,
     ResponseEvent,
     ResponseInputTokens,
+    WebhookSecret,
 )
 from schemas.api.responses import ResponseRequest
 
@@ -73,5 +74,10 @@ OPERATIONS: Final = (
         f"{_ONE}/input_items", "get", "listResponseInputItems",
         "What a response was asked, newest first.",
         ItemList, parameters=(_ID, *PAGING), errors=KNOWN, public=False,
+    ),
+    Operation(
+        "/v1/webhooks/secret", "get", "retrieveWebhookSecret",
+        "The secret that the caller's webhooks are signed with.",
+        WebhookSecret, public=False,
     ),
 )  # fmt: skip

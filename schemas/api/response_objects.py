@@ -113,3 +113,10 @@ class CompactedResponse(Struct):
     created_at: int
     output: list[CompactedItem]
     usage: ResponseUsage
+
+
+class WebhookSecret(Struct):
+    """The secret of a caller's webhooks."""
+
+    object: str
+    secret: str

@@ -1,10 +1,11 @@
-"""Where batches of the log and commands arrive: translated, handled, acked.
+"""Where batches of the log, commands and questions arrive: translated, handled, acked or answered.
 
 What nobody can handle is buried in DEAD.
 """
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -12,10 +13,12 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from bus import Batches, Bus, Delivery
+from bus import Batches, Bus, Delivery, Message
 from schemas import subjects
 from schemas.commands import decode_command
-from schemas.errors import BusError, JanError
+from schemas.errors import BusError, JanError, Unavailable
+from schemas.queries import encode_failure
+from workers.persistence.answers import Answers
 from workers.persistence.commander import Commander, DatabaseAway
 from workers.persistence.database import Health, describe
 from workers.persistence.facts import Fact, to_fact
@@ -29,6 +32,7 @@ _AGAIN_SECONDS: Final = 5.0
 _COMMAND_AGAIN_SECONDS: Final = 0.5  # somebody waits
 _COMMAND_DELIVERIES: Final = 5  # of a command that fails by a fault of ours
 _EVENT_DELIVERIES: Final = 5  # of an event that does
+_QUESTIONS: Final = 1000  # that wait: whoever asks one more would not wait for its answer
 
 
 class Metrics:
@@ -186,6 +190,41 @@ class CommandIntake:
             delivery.again(_COMMAND_AGAIN_SECONDS)
         else:
             delivery.end()
+
+
+class QuestionIntake:
+    """What answers questions as they arrive, so many at once; the others wait for their turn."""
+
+    def __init__(self, answers: Answers, bus: Bus, at_once: int) -> None:
+        self._answers = answers
+        self._bus = bus
+        self._at_once = at_once
+        self._waiting: deque[Message] = deque()
+        self._running: set[asyncio.Task[None]] = set()
+
+    def on_question(self, message: Message) -> None:
+        """Answer it, at once or later; refuse it if too many wait already."""
+        if len(self._waiting) >= _QUESTIONS:
+            failure = Unavailable("too many questions are waiting", retry_after=1)
+            self._bus.publish(message.reply.decode(), encode_failure(failure))
+            return
+        self._waiting.append(message)
+        if len(self._running) < self._at_once:
+            task = asyncio.create_task(self._answer_waiting())
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def drain(self, seconds: float) -> None:
+        """Answer those that have come, for so long."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=seconds)
+        self._waiting.clear()
+
+    async def _answer_waiting(self) -> None:
+        while self._waiting:
+            message = self._waiting.popleft()
+            answer = await self._answers.answer(message.subject.decode(), message.data)
+            self._bus.publish(message.reply.decode(), answer)
 
 
 def _give_back(deliveries: list[Delivery]) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psycopg
 import pytest
-from sqlalchemy import event, func, insert, select, text
+from sqlalchemy import func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from bus import Bus, open_bus
@@ -293,19 +294,19 @@ async def test_lists_of_runs_are_read_by_indexes_however_they_are_filtered(
 
 
 async def explained(connection: AsyncConnection, read: Callable[[], Any]) -> list[str]:
-    """The plans of all statements that reading takes."""
-    statements: list[tuple[str, Any]] = []
-
-    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
-        statements.append((statement, parameters))
-
-    event.listen(connection.sync_connection, "before_cursor_execute", note)
-    await read()
-    event.remove(connection.sync_connection, "before_cursor_execute", note)
+    """The plans of all statements that reading takes, as the server itself tells them."""
     raw = (await connection.get_raw_connection()).driver_connection
-    assert raw is not None
-    plans = []
-    for statement, parameters in statements:
-        cursor = await raw.execute("EXPLAIN " + statement, parameters)
-        plans.append("\n".join(row[0] for row in await cursor.fetchall()))
+    assert isinstance(raw, psycopg.AsyncConnection)
+    await raw.execute("LOAD 'auto_explain'")
+    await raw.execute("SET auto_explain.log_min_duration = 0")
+    await raw.execute("SET client_min_messages = 'log'")
+    plans: list[str] = []
+
+    def note(told: psycopg.errors.Diagnostic) -> None:
+        plans.append(told.message_primary or "")
+
+    raw.add_notice_handler(note)
+    await read()
+    await raw.execute("SET client_min_messages = 'notice'")  # the last plan is told before this
+    raw.remove_notice_handler(note)
     return plans

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import structlog
-from sqlalchemy import bindparam, select, text, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -38,6 +38,7 @@ from schemas.events import StateChanged, encode_event
 from schemas.queries import encode_failure
 from workers.persistence.changes import Effect, apply, encode_rows
 from workers.persistence.database import Database, describe, is_poison, is_transient
+from workers.persistence.statements import Statement
 from workers.persistence.tables import processed_commands as processed
 
 logger = structlog.get_logger()
@@ -215,9 +216,9 @@ async def claim(connection: AsyncConnection, name: str, command: Command) -> Don
         "digest": digest,
         "at": datetime.fromtimestamp(command.at, UTC),
     }
-    if (await connection.execute(_CLAIM, row)).first() is not None:
+    if await _CLAIM.first(connection, row) is not None:
         return None
-    found = (await connection.execute(_FIND, {"command": command.id})).one()
+    found = await _FIND.first(connection, {"id": command.id})
     if found.digest != digest:
         raise IdempotencyConflict(
             "the Idempotency-Key was used for another request", param="Idempotency-Key"
@@ -246,23 +247,31 @@ async def conclude(
     )
     done = Done(b"", encode(told), None, effect.answer)
     values = {"command": command.id, "about": effect.entity, "told": done.event}
-    await connection.execute(_CONCLUDE, values | {"answered": done.answer})
+    await _CONCLUDE.run(connection, values | {"answered": done.answer})
     return done
 
 
-# It returns the id: SQLAlchemy tells no row count of an INSERT.
-_CLAIM = insert(processed).on_conflict_do_nothing().returning(processed.c.id)
-_FIND = select(processed.c.digest, processed.c.event, processed.c.seq, processed.c.answer).where(
-    processed.c.id == bindparam("command")
+_CLAIM = Statement(
+    insert(processed)
+    .values(
+        {name: bindparam(name) for name in ("id", "principal", "name", "entity", "digest", "at")}
+    )
+    .on_conflict_do_nothing()
+    .returning(processed.c.id)
 )
-_CONCLUDE = (
+_FIND = Statement(
+    select(processed.c.digest, processed.c.event, processed.c.seq, processed.c.answer).where(
+        processed.c.id == bindparam("id")
+    )
+)
+_CONCLUDE = Statement(
     update(processed)
     .where(processed.c.id == bindparam("command"))
     .values(entity=bindparam("about"), event=bindparam("told"), answer=bindparam("answered"))
 )
 
 
-_NOTE = text(
+_NOTE = Statement(
     "UPDATE processed_commands AS p SET event = NULL, seq = told.seq"
     " FROM unnest(CAST(:ids AS text[]), CAST(:seqs AS int8[])) AS told(id, seq)"
     " WHERE p.id = told.id AND p.event IS NOT NULL"
@@ -276,4 +285,4 @@ async def note_told(connection: AsyncConnection, told: Mapping[str, int]) -> Non
     """
     if told:
         ids = sorted(told)
-        await connection.execute(_NOTE, {"ids": ids, "seqs": [told[one] for one in ids]})
+        await _NOTE.run(connection, {"ids": ids, "seqs": [told[one] for one in ids]})

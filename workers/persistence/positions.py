@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-_ADVANCE = text(
+from workers.persistence.statements import Statement
+
+_ADVANCE = Statement(
     "INSERT INTO projection_positions AS p (name, applied)"
     " VALUES (:name, CAST(:applied AS int8multirange))"
     " ON CONFLICT (name) DO UPDATE SET applied = p.applied + excluded.applied"
@@ -19,7 +21,7 @@ _IS_ERASED = text(
     "SELECT applied @> int8range(1, CAST(:first AS int8))"
     " FROM projection_positions WHERE name = 'erased'"
 )
-_REACHED = text(
+_REACHED = Statement(
     "SELECT upper(stretch) - 1 FROM"
     " (SELECT unnest(applied) AS stretch FROM projection_positions WHERE name = 'log') AS s"
     " ORDER BY lower(stretch) LIMIT 1"
@@ -37,12 +39,12 @@ _FILL = text(
 
 async def advance(connection: AsyncConnection, sequences: Sequence[int]) -> None:
     """Note that these were taken in, in the caller's transaction."""
-    await connection.execute(_ADVANCE, {"name": "log", "applied": to_multirange(sequences)})
+    await _ADVANCE.run(connection, {"name": "log", "applied": to_multirange(sequences)})
 
 
 async def note_erased(connection: AsyncConnection, sequences: Sequence[int]) -> None:
     """Note that these are missing from the log for a reason, in the caller's transaction."""
-    await connection.execute(_ADVANCE, {"name": "erased", "applied": to_multirange(sequences)})
+    await _ADVANCE.run(connection, {"name": "erased", "applied": to_multirange(sequences)})
 
 
 async def is_whole(connection: AsyncConnection, first: int) -> bool:
@@ -52,7 +54,7 @@ async def is_whole(connection: AsyncConnection, first: int) -> bool:
 
 async def reached(connection: AsyncConnection) -> int:
     """The sequence up to which everything was taken in; 0: nothing was."""
-    return int(await connection.scalar(_REACHED) or 0)
+    return int(await _REACHED.scalar(connection, {}) or 0)
 
 
 async def has_holes(connection: AsyncConnection) -> bool:

@@ -38,7 +38,7 @@ from schemas.events import StateChanged, encode_event
 from schemas.queries import encode_failure
 from workers.persistence.changes import Effect, apply, encode_rows
 from workers.persistence.database import Database, describe, is_poison, is_transient
-from workers.persistence.statements import Statement
+from workers.persistence.statements import Statement, pipelined
 from workers.persistence.tables import processed_commands as processed
 
 logger = structlog.get_logger()
@@ -216,7 +216,9 @@ async def claim(connection: AsyncConnection, name: str, command: Command) -> Don
         "digest": digest,
         "at": datetime.fromtimestamp(command.at, UTC),
     }
-    if await _CLAIM.first(connection, row) is not None:
+    async with pipelined(connection):  # with the beginning of the transaction
+        claimed = await _CLAIM.first(connection, row)
+    if claimed is not None:
         return None
     found = await _FIND.first(connection, {"id": command.id})
     if found.digest != digest:
@@ -230,7 +232,6 @@ async def conclude(
     connection: AsyncConnection, command: Command, effect: Effect, *, run_id: str | None = None
 ) -> Done:
     """Write a command's effect, and its event to be told, in the caller's transaction."""
-    await apply(connection, effect.rows, locked=True)
     event = StateChanged(
         command=command.id,
         principal=command.principal,
@@ -247,7 +248,9 @@ async def conclude(
     )
     done = Done(b"", encode(told), None, effect.answer)
     values = {"command": command.id, "about": effect.entity, "told": done.event}
-    await _CONCLUDE.run(connection, values | {"answered": done.answer})
+    async with pipelined(connection):
+        await _CONCLUDE.run(connection, values | {"answered": done.answer})
+        await apply(connection, effect.rows, locked=True)
     return done
 
 

@@ -214,7 +214,7 @@ def _newest(table: Table, rows: Iterable[Row]) -> list[Row]:
             newest[key] = row
     if table is conversation_items:
         newest = {key: row | {"text": _searched(row)} for key, row in newest.items()}
-    columns = _WRITTEN[table.name]
+    columns = WRITTEN[table.name]
     return [
         {name: _to_value(table, name, newest[key].get(name)) for name in columns}
         for key in sorted(newest)
@@ -246,7 +246,7 @@ def _of_type(kind: type[TypeEngine[Any]]) -> dict[str, frozenset[str]]:
 
 
 def _to_upsert(table: Table) -> Statement:
-    columns = {name: bindparam(name, type_=table.c[name].type) for name in _WRITTEN[table.name]}
+    columns = {name: bindparam(name, type_=table.c[name].type) for name in WRITTEN[table.name]}
     statement = insert(table).values(columns)
     return Statement(
         statement.on_conflict_do_update(
@@ -269,7 +269,7 @@ def _to_versions(table: Table) -> Statement:
 
 
 _KEYS: Final = {table.name: tuple(column.name for column in table.primary_key) for table in STATE}
-_WRITTEN: Final = {
+WRITTEN: Final = {
     table.name: tuple(column.name for column in table.c if column.computed is None)
     for table in STATE
 }
@@ -345,7 +345,7 @@ async def find_by(connection: AsyncConnection, statement: Statement, values: Row
 
 def to_find(table: Table, *conditions: ColumnElement[bool], locked: bool = False) -> Select[Any]:
     """What reads rows that meet the conditions and are not deleted, as they would be written."""
-    question = select(*[table.c[name] for name in _WRITTEN[table.name]]).where(*conditions)
+    question = select(*[table.c[name] for name in WRITTEN[table.name]]).where(*conditions)
     if table is not deleted_users:
         question = question.where(table.c.deleted_at.is_(None))
     return question.with_for_update() if locked else question

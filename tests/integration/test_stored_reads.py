@@ -191,6 +191,47 @@ async def test_slow_questions_keep_no_write_waiting(
         await engine.dispose()
 
 
+async def test_questions_that_wait_for_the_log_keep_no_others_waiting(
+    nats: NatsServer, postgres: PostgresServer
+) -> None:
+    await migrate(nats)
+    async with (
+        postgres.database() as url,
+        running_worker(nats, url),
+        open_bus(nats.url("edge"), name="edge") as bus,
+    ):
+        stored = stored_at(bus)
+        body = writes.CreateConversation(title="one", metadata={}, items=[])
+        made = msgspec.json.decode(await stored.command("conversations", "create", caller(), body))
+        ask = AskConversation(principal=PRINCIPAL, id=made["id"])
+        ahead = msgspec.structs.replace(ask, after=1000)
+        waiting = [
+            asyncio.create_task(stored.ask("conversations", "get", ahead)) for _ in range(16)
+        ]
+        await bus.arrived(1)
+        async with asyncio.timeout(1):  # they wait for two
+            await stored.ask("conversations", "get", ask)
+        assert not any(task.done() for task in waiting)
+        refused = await asyncio.gather(*waiting, return_exceptions=True)
+        assert {type(answer) for answer in refused} == {Unavailable}
+
+
+async def test_more_questions_than_anybody_waits_for_are_refused(
+    nats: NatsServer, postgres: PostgresServer
+) -> None:
+    await migrate(nats)
+    async with (
+        postgres.database() as url,
+        running_worker(nats, url),
+        open_bus(nats.url("edge"), name="edge") as bus,
+    ):
+        ahead = AskConversation(principal=PRINCIPAL, id="conv_none", after=1000)
+        asked = [stored_at(bus).ask("conversations", "get", ahead) for _ in range(1200)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(answer) for answer in answers} == {Unavailable}
+        assert sum("too many" in str(answer) for answer in answers) == 200
+
+
 async def test_old_commands_are_forgotten_and_untold_ones_told(engine: AsyncEngine) -> None:
     now = datetime.now(UTC)
     told: list[bytes] = []

@@ -82,7 +82,7 @@ async def open_worker(
     async with AsyncExitStack() as stack:
         writes, sources = await _open_databases(stack, settings, pools)
         metrics = Metrics(registry, writes.health)
-        questions = QuestionIntake(Answers(sources, bus, metrics.note_answer), bus, pools.reads)
+        questions = QuestionIntake(Answers(sources, bus, metrics.note_answer), bus)
 
         async def log_floor() -> int:
             return await streams.ack_floor(bus, subjects.EVENTS, LOG_CONSUMER)
@@ -136,12 +136,12 @@ async def _open_databases(
     url = settings.database_url.get_secret_value()
     writes = Database(open_engine(url, pool_size=pools.writes, idle_ms=_IDLE_MS))
     reads = Database(open_engine(url, pool_size=pools.reads, only_reads=True))
-    sources = [Source("primary", reads)]
+    sources = [Source("primary", reads, pools.reads)]
     if settings.database_read_url is not None:
         replica_url = settings.database_read_url.get_secret_value()
         engine = open_engine(replica_url, pool_size=pools.reads, only_reads=True)
         replica = Database(engine, Health("questions go to the primary", "replica"))
-        sources.insert(0, Source("replica", replica))
+        sources.insert(0, Source("replica", replica, pools.reads))
     for database in (writes, *(source.database for source in sources)):
         stack.push_async_callback(database.close)
     return writes, sources

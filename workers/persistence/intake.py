@@ -5,7 +5,6 @@ What nobody can handle is buried in DEAD.
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -32,7 +31,7 @@ _AGAIN_SECONDS: Final = 5.0
 _COMMAND_AGAIN_SECONDS: Final = 0.5  # somebody waits
 _COMMAND_DELIVERIES: Final = 5  # of a command that fails by a fault of ours
 _EVENT_DELIVERIES: Final = 5  # of an event that does
-_QUESTIONS: Final = 1000  # that wait: whoever asks one more would not wait for its answer
+_QUESTIONS: Final = 1000  # at once: who asks one more would not wait for its answer
 
 
 class Metrics:
@@ -193,38 +192,31 @@ class CommandIntake:
 
 
 class QuestionIntake:
-    """What answers questions as they arrive, so many at once; the others wait for their turn."""
+    """What answers questions as they arrive."""
 
-    def __init__(self, answers: Answers, bus: Bus, at_once: int) -> None:
+    def __init__(self, answers: Answers, bus: Bus) -> None:
         self._answers = answers
         self._bus = bus
-        self._at_once = at_once
-        self._waiting: deque[Message] = deque()
         self._running: set[asyncio.Task[None]] = set()
 
     def on_question(self, message: Message) -> None:
-        """Answer it, at once or later; refuse it if too many wait already."""
-        if len(self._waiting) >= _QUESTIONS:
+        """Answer it beside others; refuse it if too many are asked already."""
+        if len(self._running) >= _QUESTIONS:
             failure = Unavailable("too many questions are waiting", retry_after=1)
             self._bus.publish(message.reply.decode(), encode_failure(failure))
             return
-        self._waiting.append(message)
-        if len(self._running) < self._at_once:
-            task = asyncio.create_task(self._answer_waiting())
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+        task = asyncio.create_task(self._answer(message))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     async def drain(self, seconds: float) -> None:
         """Answer those that have come, for so long."""
         if self._running:
             await asyncio.wait(self._running, timeout=seconds)
-        self._waiting.clear()
 
-    async def _answer_waiting(self) -> None:
-        while self._waiting:
-            message = self._waiting.popleft()
-            answer = await self._answers.answer(message.subject.decode(), message.data)
-            self._bus.publish(message.reply.decode(), answer)
+    async def _answer(self, message: Message) -> None:
+        answer = await self._answers.answer(message.subject.decode(), message.data)
+        self._bus.publish(message.reply.decode(), answer)
 
 
 def _give_back(deliveries: list[Delivery]) -> None:

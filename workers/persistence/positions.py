@@ -12,19 +12,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from workers.persistence.statements import Statement
 
+_FIRST_END = (
+    "(SELECT upper(stretch) - 1 FROM unnest(applied) AS stretch ORDER BY lower(stretch) LIMIT 1)"
+)
 _ADVANCE = Statement(
-    "INSERT INTO projection_positions AS p (name, applied)"
+    "INSERT INTO projection_positions AS p (name, applied)"  # noqa: S608 - own words
     " VALUES (:name, CAST(:applied AS int8multirange))"
     " ON CONFLICT (name) DO UPDATE SET applied = p.applied + excluded.applied"
+    f" RETURNING {_FIRST_END}"
 )
 _IS_ERASED = text(
     "SELECT applied @> int8range(1, CAST(:first AS int8))"
     " FROM projection_positions WHERE name = 'erased'"
 )
 _REACHED = Statement(
-    "SELECT upper(stretch) - 1 FROM"
-    " (SELECT unnest(applied) AS stretch FROM projection_positions WHERE name = 'log') AS s"
-    " ORDER BY lower(stretch) LIMIT 1"
+    f"SELECT {_FIRST_END} FROM projection_positions WHERE name = 'log'"  # noqa: S608 - own words
 )
 _HAS_HOLES = text(
     "SELECT 1 FROM projection_positions WHERE name = 'log'"
@@ -37,9 +39,10 @@ _FILL = text(
 )
 
 
-async def advance(connection: AsyncConnection, sequences: Sequence[int]) -> None:
-    """Note that these were taken in, in the caller's transaction."""
-    await _ADVANCE.run(connection, {"name": "log", "applied": to_multirange(sequences)})
+async def advance(connection: AsyncConnection, sequences: Sequence[int]) -> int:
+    """Note that these were taken in, in the caller's transaction; return what is reached then."""
+    values = {"name": "log", "applied": to_multirange(sequences)}
+    return int(await _ADVANCE.scalar(connection, values) or 0)
 
 
 async def note_erased(connection: AsyncConnection, sequences: Sequence[int]) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
@@ -24,7 +25,7 @@ HELP = "measure the whole server against a fast upstream"
 SECONDS = 8.0
 QUICK_SECONDS = 2.0
 WARM_UP_SECONDS = 1.0
-CONVERSATIONS = 512
+_AT_ONCE = 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--only",
         action="append",
         metavar="LOAD[:N]",
-        help="run only these: plain, stream, paced, stored or stored-plain, with N in flight",
+        help="run only these, with N in flight: plain, stream, paced, stored, stored-plain, kept, "
+        "steady or steady-stored",
     )
     add("--inference", default="1", metavar="N", help="how many inference workers")
 
@@ -89,8 +91,8 @@ async def measure(
     await run(scenario.plan(upstream, key, WARM_UP_SECONDS))
     straight = to_measures(await run(scenario.plan(upstream, key, min(seconds, 4.0))))
     made: list[str] = []
-    if scenario.stored:
-        made = await asyncio.to_thread(create_conversations, server.url, key, CONVERSATIONS)
+    if scenario.conversations:
+        made = await asyncio.to_thread(create_conversations, server.url, key, scenario)
     await run(scenario.plan(server.url, key, WARM_UP_SECONDS, made))
     before = cpu.read(server.processes(), server.pid)
     through = to_measures(await run(scenario.plan(server.url, key, seconds, made)))
@@ -98,18 +100,21 @@ async def measure(
     return to_row(scenario, through, straight, used)
 
 
-def create_conversations(url: str, key: str, count: int) -> list[str]:
-    """Make conversations to chat in: many, so that none gets long while the load runs."""
-    made = []
-    for _ in range(count):
-        request = urllib.request.Request(  # noqa: S310 - our own server
-            f"{url}/conversations",
-            b"{}",
-            {"authorization": f"Bearer {key}", "content-type": "application/json"},
-        )
+def create_conversations(url: str, key: str, scenario: Scenario) -> list[str]:
+    """Make the conversations that a load chats in."""
+    said = [{"type": "message", **message} for message in scenario.history]
+    request = urllib.request.Request(  # noqa: S310 - our own server
+        f"{url}/conversations",
+        msgspec.json.encode({"items": said}),
+        {"authorization": f"Bearer {key}", "content-type": "application/json"},
+    )
+
+    def create(_number: int) -> str:
         with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
-            made.append(str(msgspec.json.decode(answer.read())["id"]))
-    return made
+            return str(msgspec.json.decode(answer.read())["id"])
+
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        return list(threads.map(create, range(scenario.conversations)))
 
 
 @contextlib.contextmanager

@@ -30,6 +30,9 @@ class Plan(msgspec.Struct):
     api_key: str = ""
     spread: float = 0.0  # seconds over which the first requests are spread
     conversations: list[str] = []  # in which the requests are made, in turn; none: in none
+    history: list[dict[str, str]] = []  # messages that come before what each request says
+    store: bool = False  # as stored completions
+    rate: float = 0.0  # requests a second; 0: as many as are answered
 
 
 class Result(msgspec.Struct):
@@ -74,11 +77,19 @@ class Client(asyncio.Protocol):
         self.send()
 
     def send(self) -> None:
-        """Send a request, or close if the load is over."""
+        """Send a request when it is due, or close if the load is over."""
         assert self._transport is not None
         if not self._load.take():
             self._transport.close()
             return
+        wait = self._load.until_due()
+        if wait > 0:
+            asyncio.get_running_loop().call_later(wait, self._send)
+        else:
+            self._send()
+
+    def _send(self) -> None:
+        assert self._transport is not None
         self._state = "head"
         self._events = b""
         self._first = 0.0
@@ -210,6 +221,7 @@ class Load:
         )
         self.paced = "paced" in plan.model
         self._left = plan.limit
+        self._began = 0.0
         self._until = 0.0
         self._open = plan.in_flight
         self._over = asyncio.Event()
@@ -220,6 +232,13 @@ class Load:
             return False
         self._left -= 1
         return True
+
+    def until_due(self) -> float:
+        """How long the request that was taken last has to wait, at a steady rate."""
+        if not self.plan.rate:
+            return 0.0
+        number = self.plan.limit - self._left - 1
+        return self._began + number / self.plan.rate - time.monotonic()
 
     def fail(self, why: str) -> None:
         """Count a request that was not answered."""
@@ -239,7 +258,7 @@ class Load:
         target = urlsplit(self.plan.url)
         host, port = target.hostname or "127.0.0.1", target.port or 80
         loop = asyncio.get_running_loop()
-        started = time.monotonic()
+        self._began = started = time.monotonic()
         self._until = started + self.plan.seconds
         for _ in range(self.plan.in_flight):
             await loop.create_connection(lambda: Client(self), host, port)
@@ -258,11 +277,13 @@ def _request(plan: Plan, more: dict[str, str]) -> bytes:
             "model": plan.model,
             "messages": [
                 {"role": "system", "content": "You are a careful assistant."},
+                *plan.history,
                 {"role": "user", "content": _PROMPT},
             ],
             "max_tokens": plan.tokens,
             "temperature": 0.7,
             **({"stream": True} if plan.stream else {}),
+            **({"store": True} if plan.store else {}),
             **more,
         }
     )

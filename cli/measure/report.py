@@ -12,11 +12,11 @@ from cli.measure.scenarios import Row
 HOT = ("edge", "worker", "nats")  # what a request must pass; the rest follows behind it
 
 _HEAD = (
-    f"{'load':<8}{'in flight':>10}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'added p50':>11}"
+    f"{'load':<14}{'in flight':>10}{'req/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'added p50':>11}"
     f"{'added p99':>11}{'TTFT p50':>10}{'p99':>8}{'added':>8}{'tokens/s':>10}"
     f"{'lost':>6}{'doubled':>9}{'late':>6}{'failed':>8}"
 )
-_CPU_HEAD = f"{'CPU':<8}{'in flight':>10}{'edge':>9}{'worker':>9}{'nats':>9}{'sum':>9}{'rest':>9}"
+_CPU_HEAD = f"{'CPU':<14}{'in flight':>10}{'edge':>9}{'worker':>9}{'nats':>9}{'sum':>9}{'rest':>9}"
 
 
 class Report(msgspec.Struct):
@@ -71,7 +71,7 @@ def _client_line(row: Row) -> str:
     got = row.server
     streamed = got.tokens > 0
     return (
-        f"{row.scenario:<8}{row.in_flight:>10}{got.requests_per_second:>9.1f}"
+        f"{row.scenario:<14}{row.in_flight:>10}{got.requests_per_second:>9.1f}"
         f"{got.p50:>9.2f}{got.p99:>9.2f}{row.added_p50:>11.2f}{row.added_p99:>11.2f}"
         + _when(streamed, f"{got.first_token_p50:.2f}", 10)
         + _when(streamed, f"{got.first_token_p99:.2f}", 8)
@@ -91,4 +91,4 @@ def _when(applies: bool, text: str, width: int) -> str:
 def _cpu_line(row: Row, cpu: dict[str, float]) -> str:
     hot = "".join(f"{cpu.get(part, 0.0):>9.1f}" for part in HOT)
     total = sum(cpu.get(part, 0.0) for part in HOT)
-    return f"{row.scenario:<8}{row.in_flight:>10}{hot}{total:>9.1f}{cpu.get('rest', 0.0):>9.1f}"
+    return f"{row.scenario:<14}{row.in_flight:>10}{hot}{total:>9.1f}{cpu.get('rest', 0.0):>9.1f}"

@@ -13,18 +13,31 @@ from cli.launch import environment
 from cli.measure.load import Plan, Result
 from cli.measure.upstream import FAST, INTERVAL, PACED, TOKENS
 
+RATE = 100.0  # requests a second of a steady load: what is measured is never the queue
+HISTORY = [
+    {"role": "user", "content": "How does a message find its way? " * 4},
+    {"role": "assistant", "content": "From hand to hand, as long as there is one. " * 4},
+] * 2
+
 
 @dataclass(frozen=True)
 class Scenario:
     """One kind of load, with so many requests in flight."""
 
-    name: Literal["plain", "stream", "paced", "stored", "stored-plain"]
+    name: Literal[
+        "plain", "stream", "paced", "stored", "stored-plain", "kept", "steady", "steady-stored"
+    ]
     in_flight: int
 
     @property
-    def stored(self) -> bool:
-        """Whether its requests are made in conversations."""
-        return self.name.startswith("stored")
+    def conversations(self) -> int:
+        """How many conversations its requests are made in, in turn: none gets long."""
+        return {"stored": 512, "stored-plain": 512, "steady-stored": 1024}.get(self.name, 0)
+
+    @property
+    def history(self) -> list[dict[str, str]]:
+        """What was said before its requests: in a conversation, or in each request itself."""
+        return HISTORY if self.name.startswith("steady") else []
 
     def plan(
         self, url: str, api_key: str, seconds: float, conversations: Sequence[str] = ()
@@ -35,13 +48,16 @@ class Scenario:
             url=url,
             api_key=api_key,
             model=PACED if paced else FAST,
-            stream=self.name not in ("plain", "stored-plain"),
+            stream=self.name in ("stream", "paced", "stored"),
             tokens=TOKENS,
             in_flight=self.in_flight,
             seconds=max(seconds, TOKENS * INTERVAL) if paced else seconds,
             # Real clients do not start in step; spread, the streams' tokens do not come in bursts.
             spread=0.5 if paced else 0.0,
             conversations=list(conversations),
+            history=[] if conversations else self.history,
+            store=self.name == "kept",
+            rate=RATE if self.name.startswith("steady") else 0.0,
         )
 
 
@@ -55,6 +71,9 @@ SCENARIOS = (
     Scenario("paced", 64),
     Scenario("stored", 16),
     Scenario("stored-plain", 16),
+    Scenario("kept", 16),
+    Scenario("steady", 16),
+    Scenario("steady-stored", 16),
 )
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psycopg
 import pytest
-from sqlalchemy import event, func, insert, select, text
+from sqlalchemy import func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from bus import Bus, open_bus
@@ -190,6 +191,47 @@ async def test_slow_questions_keep_no_write_waiting(
         await engine.dispose()
 
 
+async def test_questions_that_wait_for_the_log_keep_no_others_waiting(
+    nats: NatsServer, postgres: PostgresServer
+) -> None:
+    await migrate(nats)
+    async with (
+        postgres.database() as url,
+        running_worker(nats, url),
+        open_bus(nats.url("edge"), name="edge") as bus,
+    ):
+        stored = stored_at(bus)
+        body = writes.CreateConversation(title="one", metadata={}, items=[])
+        made = msgspec.json.decode(await stored.command("conversations", "create", caller(), body))
+        ask = AskConversation(principal=PRINCIPAL, id=made["id"])
+        ahead = msgspec.structs.replace(ask, after=1000)
+        waiting = [
+            asyncio.create_task(stored.ask("conversations", "get", ahead)) for _ in range(16)
+        ]
+        await bus.arrived(1)
+        async with asyncio.timeout(1):  # they wait for two
+            await stored.ask("conversations", "get", ask)
+        assert not any(task.done() for task in waiting)
+        refused = await asyncio.gather(*waiting, return_exceptions=True)
+        assert {type(answer) for answer in refused} == {Unavailable}
+
+
+async def test_more_questions_than_anybody_waits_for_are_refused(
+    nats: NatsServer, postgres: PostgresServer
+) -> None:
+    await migrate(nats)
+    async with (
+        postgres.database() as url,
+        running_worker(nats, url),
+        open_bus(nats.url("edge"), name="edge") as bus,
+    ):
+        ahead = AskConversation(principal=PRINCIPAL, id="conv_none", after=1000)
+        asked = [stored_at(bus).ask("conversations", "get", ahead) for _ in range(1200)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(answer) for answer in answers} == {Unavailable}
+        assert sum("too many" in str(answer) for answer in answers) == 200
+
+
 async def test_old_commands_are_forgotten_and_untold_ones_told(engine: AsyncEngine) -> None:
     now = datetime.now(UTC)
     told: list[bytes] = []
@@ -293,19 +335,19 @@ async def test_lists_of_runs_are_read_by_indexes_however_they_are_filtered(
 
 
 async def explained(connection: AsyncConnection, read: Callable[[], Any]) -> list[str]:
-    """The plans of all statements that reading takes."""
-    statements: list[tuple[str, Any]] = []
-
-    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
-        statements.append((statement, parameters))
-
-    event.listen(connection.sync_connection, "before_cursor_execute", note)
-    await read()
-    event.remove(connection.sync_connection, "before_cursor_execute", note)
+    """The plans of all statements that reading takes, as the server itself tells them."""
     raw = (await connection.get_raw_connection()).driver_connection
-    assert raw is not None
-    plans = []
-    for statement, parameters in statements:
-        cursor = await raw.execute("EXPLAIN " + statement, parameters)
-        plans.append("\n".join(row[0] for row in await cursor.fetchall()))
+    assert isinstance(raw, psycopg.AsyncConnection)
+    await raw.execute("LOAD 'auto_explain'")
+    await raw.execute("SET auto_explain.log_min_duration = 0")
+    await raw.execute("SET client_min_messages = 'log'")
+    plans: list[str] = []
+
+    def note(told: psycopg.errors.Diagnostic) -> None:
+        plans.append(told.message_primary or "")
+
+    raw.add_notice_handler(note)
+    await read()
+    await raw.execute("SET client_min_messages = 'notice'")  # the last plan is told before this
+    raw.remove_notice_handler(note)
     return plans

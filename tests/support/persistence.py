@@ -45,10 +45,8 @@ async def running_worker(
     bus = await attach(broker.connection)
     registry = CollectorRegistry()
     try:
-        async with open_worker(settings, broker, bus, registry) as work:
-            await broker.start()
-            for _ in range(2):  # its first ping can overtake the subscriptions
-                await broker.connection.flush()
+        async with open_worker(settings, bus, registry) as work:
+            await bus.arrived(5)  # the server knows of its subscriptions
             yield Running(work, registry)
     finally:
         await broker.stop()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgspec
@@ -136,49 +137,69 @@ class Behind(Exception):
 
 
 class Source:
-    """A database that can answer, and how far it is known to have come in the log."""
+    """A database that can answer so many questions at once, and how far it is known to have come.
 
-    def __init__(self, name: str, database: Database) -> None:
+    Who waits for the log holds no connection: all who wait share one look at it.
+    """
+
+    def __init__(self, name: str, database: Database, at_once: int) -> None:
         self.name = name
         self.database = database
+        self.free = asyncio.Semaphore(at_once)
         self._reached = 0
         self._looked = 0.0
+        self._looking = asyncio.Lock()
         self._left_alone_until = 0.0
         self._progress = asyncio.Event()
 
     @property
     def usable(self) -> bool:
         """Whether it is worth a try: one that was away a moment ago is not."""
-        return asyncio.get_running_loop().time() >= self._left_alone_until
+        return _now() >= self._left_alone_until
 
     def fail(self, error: BaseException) -> None:
         """It did not answer."""
         self.database.health.down(error)
-        self._left_alone_until = asyncio.get_running_loop().time() + _LEFT_ALONE
+        self._left_alone_until = _now() + _LEFT_ALONE
 
-    def advanced(self) -> None:
-        """The projection has just written something."""
-        self._progress.set()
+    def advanced(self, reached: int) -> None:
+        """The projection has just written something, and all of the log up to there is in it."""
+        self._note(reached)
+        progress, self._progress = self._progress, asyncio.Event()
+        progress.set()
 
-    async def until_reached(self, connection: AsyncConnection, seq: int, patience: float) -> None:
-        """Wait until it has all of the log up to `seq`. Raises Behind."""
-        now = asyncio.get_running_loop().time
-        # Known for a moment only: who restores a backup takes the database back.
-        if not seq or (seq <= self._reached and now() < self._looked + _KNOWN_SECONDS):
-            return
-        end = now() + patience
-        while True:
-            self._progress.clear()
-            self._reached, self._looked = await positions.reached(connection), now()
-            if seq <= self._reached:
-                return
-            if now() >= end:
+    async def until_reached(self, seq: int, patience: float) -> None:
+        """Wait until it is known to have all of the log up to `seq`. Raises Behind."""
+        end = _now() + patience
+        while not self._knows(seq):
+            if _now() >= end:
                 raise Behind
-            await connection.rollback()
-            try:
-                await asyncio.wait_for(self._progress.wait(), _LOOK_AGAIN)
-            except TimeoutError:
+            if _now() >= self._looked + _LOOK_AGAIN:
+                await self._look()
                 continue
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._progress.wait(), _LOOK_AGAIN)
+
+    async def require(self, connection: AsyncConnection, seq: int) -> None:
+        """Refuse to be asked if it lacks something of the log up to `seq`. Raises Behind."""
+        if self._knows(seq):
+            return
+        self._note(await positions.reached(connection))
+        if not self._knows(seq):
+            raise Behind
+
+    async def _look(self) -> None:
+        async with self._looking:
+            if _now() >= self._looked + _LOOK_AGAIN:
+                async with self.free, self.database.connect(_SECONDS) as connection:
+                    self._note(await positions.reached(connection))
+
+    def _note(self, reached: int) -> None:
+        self._reached, self._looked = reached, _now()
+
+    def _knows(self, seq: int) -> bool:
+        # Known for a moment only: who restores a backup takes the database back.
+        return not seq or (seq <= self._reached and _now() < self._looked + _KNOWN_SECONDS)
 
 
 class Answers:
@@ -239,8 +260,10 @@ class Answers:
     async def _read(self, source: Source, read: Read, ask: Ask, patience: float) -> bytes:
         answer: msgspec.Struct | bytes
         try:
-            async with source.database.connect(_SECONDS) as connection:
-                await source.until_reached(connection, ask.after, patience)
+            if patience:
+                await source.until_reached(ask.after, patience)
+            async with source.free, source.database.connect(_SECONDS) as connection:
+                await source.require(connection, ask.after)
                 answer = await read(connection, ask)
         except JanError as error:
             if isinstance(error, NotFound) and source is not self._sources[-1]:
@@ -249,6 +272,10 @@ class Answers:
         source.database.health.up()
         self._on_answer(source.name)
         return answer if isinstance(answer, bytes) else encode_answer(answer)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _note_failure(source: Source, error: Exception) -> None:

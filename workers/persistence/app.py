@@ -5,9 +5,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from typing import NamedTuple
 
-from faststream.message import StreamMessage
-from faststream.nats import NatsBroker
-from nats.aio.msg import Msg
 from prometheus_client import CollectorRegistry
 
 from bus import Bus, Pull, streams
@@ -17,7 +14,7 @@ from workers.persistence.answers import Answers, Source
 from workers.persistence.commander import Commander
 from workers.persistence.database import Database, Health, open_engine
 from workers.persistence.erasure import Eraser
-from workers.persistence.intake import CommandIntake, Intake, Metrics
+from workers.persistence.intake import CommandIntake, Intake, Metrics, QuestionIntake
 from workers.persistence.projector import Projector
 from workers.persistence.pruning import Pruner
 from workers.persistence.settings import PersistenceSettings
@@ -39,16 +36,15 @@ _LAST_PING_SECONDS = 3.5  # a little more than a connection takes at most
 
 async def run(settings: PersistenceSettings, *, on_ready: OnReady) -> None:
     """Run the worker until SIGTERM or SIGINT; `on_ready` gets the port of its metrics."""
-    broker = create_broker(settings)
 
     @asynccontextmanager
     async def open_work(
         bus: Bus, registry: CollectorRegistry, _tell: OnLoading
     ) -> AsyncIterator[Work]:
-        async with open_worker(settings, broker, bus, registry) as work:
+        async with open_worker(settings, bus, registry) as work:
             yield work
 
-    await serve(settings, KIND, broker, open_work, on_ready)
+    await serve(settings, KIND, create_broker(settings), open_work, on_ready)
 
 
 class Work:
@@ -79,14 +75,14 @@ class Pools(NamedTuple):
 
 @asynccontextmanager
 async def open_worker(
-    settings: PersistenceSettings, broker: NatsBroker, bus: Bus, registry: CollectorRegistry
+    settings: PersistenceSettings, bus: Bus, registry: CollectorRegistry
 ) -> AsyncIterator[Work]:
     """Pull commands and the log, answer questions and watch the database for the context's life."""
     pools = Pools.of(settings.database_pool)
     async with AsyncExitStack() as stack:
         writes, sources = await _open_databases(stack, settings, pools)
         metrics = Metrics(registry, writes.health)
-        subscribe_to_queries(broker, Answers(sources, bus, metrics.note_answer), pools.reads)
+        questions = QuestionIntake(Answers(sources, bus, metrics.note_answer), bus)
 
         async def log_floor() -> int:
             return await streams.ack_floor(bus, subjects.EVENTS, LOG_CONSUMER)
@@ -114,12 +110,17 @@ async def open_worker(
                 beside(titler.run()) if titler is not None else nullcontext(),
                 beside(pull_log(bus, intake, settings.projection_batch)),
                 beside(pull_commands(bus, commands, pools.commands)),
+                answering(bus, questions),
             ):
                 yield Work(writes.health)
         finally:
             projector.stop()
             intake.batches.stop()
-            await asyncio.gather(commands.drain(_DRAIN_SECONDS), _ended(ending, _DRAIN_SECONDS))
+            await asyncio.gather(
+                commands.drain(_DRAIN_SECONDS),
+                questions.drain(_DRAIN_SECONDS),
+                _ended(ending, _DRAIN_SECONDS),
+            )
             await stack.aclose()
             await _ended(ending, _LAST_PING_SECONDS)
 
@@ -135,12 +136,12 @@ async def _open_databases(
     url = settings.database_url.get_secret_value()
     writes = Database(open_engine(url, pool_size=pools.writes, idle_ms=_IDLE_MS))
     reads = Database(open_engine(url, pool_size=pools.reads, only_reads=True))
-    sources = [Source("primary", reads)]
+    sources = [Source("primary", reads, pools.reads)]
     if settings.database_read_url is not None:
         replica_url = settings.database_read_url.get_secret_value()
         engine = open_engine(replica_url, pool_size=pools.reads, only_reads=True)
         replica = Database(engine, Health("questions go to the primary", "replica"))
-        sources.insert(0, Source("replica", replica))
+        sources.insert(0, Source("replica", replica, pools.reads))
     for database in (writes, *(source.database for source in sources)):
         stack.push_async_callback(database.close)
     return writes, sources
@@ -173,16 +174,11 @@ async def pull_commands(bus: Bus, intake: CommandIntake, at_once: int) -> None:
     await pull.run()
 
 
-def subscribe_to_queries(broker: NatsBroker, answers: Answers, at_once: int) -> None:
-    """Answer questions, in turn with the other workers of the kind."""
-
-    async def on_question(message: Msg) -> bytes:
-        return await answers.answer(message.subject, message.data)
-
-    broker.subscriber(
-        subjects.query("*", "*"), queue=KIND, max_workers=at_once, decoder=_raw_message
-    )(on_question)
-
-
-async def _raw_message(message: StreamMessage[Msg]) -> Msg:
-    return message.raw_message
+@asynccontextmanager
+async def answering(bus: Bus, questions: QuestionIntake) -> AsyncIterator[None]:
+    """Answer questions, in turn with the other workers of the kind, for the context's life."""
+    asked = await bus.subscribe(subjects.query("*", "*"), questions.on_question, queue=KIND)
+    try:
+        yield
+    finally:
+        await asked.unsubscribe()

@@ -15,20 +15,24 @@ from sqlalchemy import (
     DateTime,
     LargeBinary,
     RowMapping,
+    Select,
     Table,
     Text,
+    and_,
     any_,
     bindparam,
     delete,
+    func,
     select,
-    tuple_,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, Insert, insert
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.types import TypeEngine
 
 from schemas.api.items import text_of
 from schemas.commands import encode
 from schemas.events import StateChanged
+from workers.persistence.statements import Statement
 from workers.persistence.tables import (
     STATE,
     conversation_items,
@@ -70,11 +74,18 @@ async def apply(connection: AsyncConnection, rows: Rows, *, locked: bool = False
     for name, table in TABLES.items():  # in one order everywhere, or two would deadlock
         values = _newest(table, rows.get(name, ()))
         if values:
-            await connection.execute(_UPSERTS[name], values if len(values) > 1 else values[0])
+            await _write(connection, _UPSERTS[name], values)
     if not locked or any(row["deleted_at"] for name in _OWNERS for row in rows.get(name, ())):
         await _purge(connection, rows)
     await _purge_users(connection, rows)
     await _ask_erasures(connection, rows)
+
+
+async def _write(connection: AsyncConnection, statement: Statement, values: list[Row]) -> None:
+    if len(values) == 1:
+        await statement.run(connection, values[0])
+    else:
+        await statement.run_many(connection, values)
 
 
 async def apply_told(connection: AsyncConnection, rows: Rows) -> None:
@@ -99,16 +110,13 @@ async def _versions(
     keys = {_key(table, row) for row in rows}
     if not keys:
         return {}
-    columns = list(table.primary_key)
-    wanted: ColumnElement[bool] = tuple_(*columns).in_(sorted(keys))
-    if len(columns) == 1:
-        wanted = columns[0] == any_(bindparam("keys", [key for (key,) in keys], ARRAY(Text)))
-    found = await connection.execute(select(*columns, table.c.version).where(wanted))
+    values = {name: [key[at] for key in keys] for at, name in enumerate(_KEYS[table.name])}
+    found = await _VERSIONS[table.name].all(connection, values)
     return {tuple(row[:-1]): row[-1] for row in found}
 
 
 def _key(table: Table, row: Row) -> tuple[Any, ...]:
-    return tuple(row[column.name] for column in table.primary_key)
+    return tuple(row[name] for name in _KEYS[table.name])
 
 
 async def _purge_users(connection: AsyncConnection, rows: Rows) -> None:
@@ -116,8 +124,7 @@ async def _purge_users(connection: AsyncConnection, rows: Rows) -> None:
     named = {row["principal"] for changed in rows.values() for row in changed}
     if not named:
         return
-    found = await connection.execute(_DELETED_USERS, {"named": sorted(named)})
-    for principal, deleted_at in found.all():
+    for principal, deleted_at in await _DELETED_USERS.all(connection, {"named": sorted(named)}):
         for statement in _USER_PURGES:
             await connection.execute(statement, {"whose": principal, "until": deleted_at})
 
@@ -159,7 +166,7 @@ async def _purge(connection: AsyncConnection, rows: Rows) -> None:
             touched |= {row[column] for row in rows.get(name, ())}
         if touched:
             for name in parts:
-                await connection.execute(_PURGES[name], {"touched": sorted(touched)})
+                await _PURGES[name].run(connection, {"touched": sorted(touched)})
 
 
 def encode_rows(rows: Rows) -> dict[str, list[dict[str, msgspec.Raw]]]:
@@ -193,7 +200,7 @@ def _to_raw(value: Any) -> msgspec.Raw:
 
 def _from_raw(table: Table, column: str, raw: msgspec.Raw) -> Any:
     told = bytes(raw)
-    if isinstance(table.c[column].type, LargeBinary):
+    if column in _BINARY[table.name]:
         return told if told != b"null" else None
     return msgspec.json.decode(told)
 
@@ -202,12 +209,12 @@ def _newest(table: Table, rows: Iterable[Row]) -> list[Row]:
     """Of rows of one key the newest, in the order of their keys, all with all columns."""
     newest: dict[tuple[Any, ...], Row] = {}
     for row in rows:
-        key = tuple(row[column.name] for column in table.primary_key)
+        key = _key(table, row)
         if key not in newest or newest[key]["version"] < row["version"]:
             newest[key] = row
     if table is conversation_items:
         newest = {key: row | {"text": _searched(row)} for key, row in newest.items()}
-    columns = _written(table)
+    columns = WRITTEN[table.name]
     return [
         {name: _to_value(table, name, newest[key].get(name)) for name in columns}
         for key in sorted(newest)
@@ -215,13 +222,11 @@ def _newest(table: Table, rows: Iterable[Row]) -> list[Row]:
 
 
 def _to_value(table: Table, column: str, value: Any) -> Any:
-    if value is not None and isinstance(table.c[column].type, DateTime):
+    if column in _TIMES[table.name] and value is not None:
         return datetime.fromtimestamp(value, UTC)
+    if column in _JSON[table.name]:
+        return encode(value).decode()
     return value
-
-
-def _written(table: Table) -> list[str]:
-    return [column.name for column in table.c if column.computed is None]
 
 
 def _searched(row: Row) -> str | None:
@@ -232,17 +237,47 @@ def _searched(row: Row) -> str | None:
     return text_of(msgspec.json.decode(content)).replace("\0", "\ufffd") or None
 
 
-def _to_upsert(table: Table) -> Insert:
-    statement = insert(table)
-    keys = {column.name for column in table.primary_key}
-    return statement.on_conflict_do_update(
-        index_elements=list(table.primary_key),
-        set_={name: statement.excluded[name] for name in _written(table) if name not in keys},
-        where=statement.excluded.version > table.c.version,
+def _of_type(kind: type[TypeEngine[Any]]) -> dict[str, frozenset[str]]:
+    """The columns of a type, by table."""
+    return {
+        table.name: frozenset(column.name for column in table.c if isinstance(column.type, kind))
+        for table in STATE
+    }
+
+
+def _to_upsert(table: Table) -> Statement:
+    columns = {name: bindparam(name, type_=table.c[name].type) for name in WRITTEN[table.name]}
+    statement = insert(table).values(columns)
+    return Statement(
+        statement.on_conflict_do_update(
+            index_elements=list(table.primary_key),
+            set_={
+                name: statement.excluded[name] for name in columns if name not in _KEYS[table.name]
+            },
+            where=statement.excluded.version > table.c.version,
+        )
     )
 
 
+def _to_versions(table: Table) -> Statement:
+    """What finds the versions of rows; their keys are given as one array for each column."""
+    columns = list(table.primary_key)
+    arrays = [bindparam(column.name, type_=ARRAY(column.type)) for column in columns]
+    keys = func.unnest(*arrays).table_valued(*_KEYS[table.name]).render_derived("keys")
+    same = and_(*[column == keys.c[column.name] for column in columns])
+    return Statement(select(*columns, table.c.version).join(keys, same))
+
+
+_KEYS: Final = {table.name: tuple(column.name for column in table.primary_key) for table in STATE}
+WRITTEN: Final = {
+    table.name: tuple(column.name for column in table.c if column.computed is None)
+    for table in STATE
+}
+_TIMES: Final = _of_type(DateTime)
+_JSON: Final = _of_type(JSONB)
+_BINARY: Final = _of_type(LargeBinary)
 _UPSERTS: Final = {table.name: _to_upsert(table) for table in STATE}
+_VERSIONS: Final = {table.name: _to_versions(table) for table in STATE}
 _ERASED: Final = {
     "conversations": "id",
     "stored_completions": "id",
@@ -261,8 +296,10 @@ _ASK_ERASURE: Final = _ASK.on_conflict_do_update(  # who comes back can be delet
     set_={"asked_at": _ASK.excluded.asked_at, "done_at": None},
     where=_ASK.excluded.asked_at > erasures.c.asked_at,
 )
-_DELETED_USERS: Final = select(deleted_users.c.principal, deleted_users.c.deleted_at).where(
-    deleted_users.c.principal == any_(bindparam("named", type_=ARRAY(Text)))
+_DELETED_USERS: Final = Statement(
+    select(deleted_users.c.principal, deleted_users.c.deleted_at).where(
+        deleted_users.c.principal == any_(bindparam("named", type_=ARRAY(Text)))
+    )
 )
 _USER_PURGES: Final = [
     delete(table).where(
@@ -278,13 +315,15 @@ _OWNERS: Final = {
     "responses": ("response_id", ("response_items",)),
 }
 _PURGES: Final = {
-    name: delete(TABLES[name]).where(
-        TABLES[name]
-        .c[column]
-        .in_(
-            select(TABLES[owner].c.id).where(
-                TABLES[owner].c.id == any_(bindparam("touched", type_=ARRAY(Text))),
-                TABLES[owner].c.deleted_at.is_not(None),
+    name: Statement(
+        delete(TABLES[name]).where(
+            TABLES[name]
+            .c[column]
+            .in_(
+                select(TABLES[owner].c.id).where(
+                    TABLES[owner].c.id == any_(bindparam("touched", type_=ARRAY(Text))),
+                    TABLES[owner].c.deleted_at.is_not(None),
+                )
             )
         )
     )
@@ -303,14 +342,25 @@ async def find(
 
     `locked` keeps others from changing it until the transaction ends.
     """
-    question = select(*[table.c[name] for name in _written(table)]).where(*conditions)
-    if table is not deleted_users:
-        question = question.where(table.c.deleted_at.is_(None))
-    found = (await connection.execute(question.with_for_update() if locked else question)).first()
+    found = (await connection.execute(to_find(table, *conditions, locked=locked))).first()
     return to_row(found._mapping) if found is not None else None
 
 
-def to_row(found: RowMapping) -> Row:
+async def find_by(connection: AsyncConnection, statement: Statement, values: Row) -> Row | None:
+    """Read the one row that a statement made with `to_find` finds."""
+    found = await statement.first(connection, values)
+    return to_row(found._asdict()) if found is not None else None
+
+
+def to_find(table: Table, *conditions: ColumnElement[bool], locked: bool = False) -> Select[Any]:
+    """What reads rows that meet the conditions and are not deleted, as they would be written."""
+    question = select(*[table.c[name] for name in WRITTEN[table.name]]).where(*conditions)
+    if table is not deleted_users:
+        question = question.where(table.c.deleted_at.is_(None))
+    return question.with_for_update() if locked else question
+
+
+def to_row(found: RowMapping | Row) -> Row:
     """Put what the database has into the form that is written."""
     return {
         name: value.timestamp() if isinstance(value, datetime) else value

@@ -14,12 +14,13 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import structlog
-from sqlalchemy import bindparam, select, text, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Text, any_, bindparam, select
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -36,8 +37,9 @@ from schemas.errors import (
 )
 from schemas.events import StateChanged, encode_event
 from schemas.queries import encode_failure
-from workers.persistence.changes import Effect, apply, encode_rows
+from workers.persistence.changes import Effect, Row, apply, encode_rows
 from workers.persistence.database import Database, describe, is_poison, is_transient
+from workers.persistence.statements import Statement, pipelined
 from workers.persistence.tables import processed_commands as processed
 
 logger = structlog.get_logger()
@@ -170,7 +172,7 @@ class Commander:
                     effect = await decide(connection, command, body)
                     telling = asyncio.create_task(self._say_begun(command))
                     try:
-                        done = await conclude(connection, command, effect)
+                        done = await conclude(connection, Decided(command, effect))
                     finally:
                         await telling
                     _require_time(command, _LATEST)  # it may have stood still
@@ -206,30 +208,79 @@ async def claim(connection: AsyncConnection, name: str, command: Command) -> Don
     While another worker is at it, this waits for its end. Raises IdempotencyConflict if the id
     stands for another command.
     """
-    digest = hashlib.sha256(name.encode() + b"\0" + command.body).digest()
-    row = {
-        "id": command.id,
-        "principal": command.principal,
-        "name": name,
-        "entity": "",
-        "digest": digest,
-        "at": datetime.fromtimestamp(command.at, UTC),
-    }
-    if (await connection.execute(_CLAIM, row)).first() is not None:
-        return None
-    found = (await connection.execute(_FIND, {"command": command.id})).one()
-    if found.digest != digest:
+    return (await claim_all(connection, [(name, command)])).get(command.id)
+
+
+async def claim_all(
+    connection: AsyncConnection, commands: Sequence[tuple[str, Command]]
+) -> dict[str, Done]:
+    """Take commands, each with its name; return those that were done before, by id."""
+    rows = [_to_row(name, command) for name, command in commands]
+    rows.sort(key=itemgetter("id"))  # in one order everywhere, or two would deadlock
+    async with pipelined(connection):  # with the beginning of the transaction
+        claimed = await _CLAIM.all(
+            connection, {column: [row[column] for row in rows] for column in rows[0]}
+        )
+    known = {row["id"]: row["digest"] for row in rows}
+    for (claimed_id,) in claimed:
+        del known[claimed_id]
+    if not known:
+        return {}
+    found = {row.id: Done(*row[1:]) for row in await _FIND.all(connection, {"ids": list(known)})}
+    if any(found[one].digest != digest for one, digest in known.items()):
         raise IdempotencyConflict(
             "the Idempotency-Key was used for another request", param="Idempotency-Key"
         )
-    return Done(*found)
+    return found
 
 
-async def conclude(
-    connection: AsyncConnection, command: Command, effect: Effect, *, run_id: str | None = None
-) -> Done:
+def _to_row(name: str, command: Command) -> dict[str, Any]:
+    return {
+        "id": command.id,
+        "principal": command.principal,
+        "name": name,
+        "digest": hashlib.sha256(name.encode() + b"\0" + command.body).digest(),
+        "at": datetime.fromtimestamp(command.at, UTC),
+    }
+
+
+class Decided(NamedTuple):
+    """A command with its effect, and the run that it follows from, if it does from one."""
+
+    command: Command
+    effect: Effect
+    run_id: str | None = None
+
+
+async def conclude(connection: AsyncConnection, decided: Decided) -> Done:
     """Write a command's effect, and its event to be told, in the caller's transaction."""
-    await apply(connection, effect.rows, locked=True)
+    [done] = await conclude_all(connection, [decided])
+    return done
+
+
+async def conclude_all(connection: AsyncConnection, decided: Sequence[Decided]) -> list[Done]:
+    """Write the effects of commands, in one round trip."""
+    if not decided:
+        return []
+    done = [Done(b"", encode(_to_told(one)), None, one.effect.answer) for one in decided]
+    values = {
+        "ids": [one.command.id for one in decided],
+        "entities": [one.effect.entity for one in decided],
+        "events": [one.event for one in done],
+        "answers": [one.answer for one in done],
+    }
+    rows: dict[str, list[Row]] = {}
+    for one in decided:
+        for table, changed in one.effect.rows.items():
+            rows.setdefault(table, []).extend(changed)
+    async with pipelined(connection):
+        await _CONCLUDE.run(connection, values)
+        await apply(connection, rows, locked=True)
+    return done
+
+
+def _to_told(decided: Decided) -> ToldEvent:
+    command, effect, run_id = decided
     event = StateChanged(
         command=command.id,
         principal=command.principal,
@@ -239,30 +290,32 @@ async def conclude(
         run_id=run_id,
         request_id=command.request_id or None,
     )
-    told = ToldEvent(
+    return ToldEvent(
         subjects.state_event(effect.noun, effect.verb, effect.entity),
         f"EVENTS:{effect.noun}.{effect.verb}:{command.id}:0",
         msgspec.Raw(encode_event(event)),
     )
-    done = Done(b"", encode(told), None, effect.answer)
-    values = {"command": command.id, "about": effect.entity, "told": done.event}
-    await connection.execute(_CONCLUDE, values | {"answered": done.answer})
-    return done
 
 
-# It returns the id: SQLAlchemy tells no row count of an INSERT.
-_CLAIM = insert(processed).on_conflict_do_nothing().returning(processed.c.id)
-_FIND = select(processed.c.digest, processed.c.event, processed.c.seq, processed.c.answer).where(
-    processed.c.id == bindparam("command")
+_CLAIM = Statement(
+    "INSERT INTO processed_commands (id, principal, name, entity, digest, at)"
+    " SELECT id, principal, name, '', digest, at FROM unnest(CAST(:id AS text[]),"
+    " CAST(:principal AS text[]), CAST(:name AS text[]), CAST(:digest AS bytea[]),"
+    " CAST(:at AS timestamptz[])) AS asked(id, principal, name, digest, at)"
+    " ON CONFLICT DO NOTHING RETURNING id"
 )
-_CONCLUDE = (
-    update(processed)
-    .where(processed.c.id == bindparam("command"))
-    .values(entity=bindparam("about"), event=bindparam("told"), answer=bindparam("answered"))
+_FIND = Statement(
+    select(processed.c.id, *[processed.c[name] for name in Done._fields]).where(
+        processed.c.id == any_(bindparam("ids", type_=ARRAY(Text)))
+    )
 )
-
-
-_NOTE = text(
+_CONCLUDE = Statement(
+    "UPDATE processed_commands AS p"
+    " SET entity = done.entity, event = done.event, answer = done.answer"
+    " FROM unnest(CAST(:ids AS text[]), CAST(:entities AS text[]), CAST(:events AS bytea[]),"
+    " CAST(:answers AS bytea[])) AS done(id, entity, event, answer) WHERE p.id = done.id"
+)
+_NOTE = Statement(
     "UPDATE processed_commands AS p SET event = NULL, seq = told.seq"
     " FROM unnest(CAST(:ids AS text[]), CAST(:seqs AS int8[])) AS told(id, seq)"
     " WHERE p.id = told.id AND p.event IS NOT NULL"
@@ -276,4 +329,4 @@ async def note_told(connection: AsyncConnection, told: Mapping[str, int]) -> Non
     """
     if told:
         ids = sorted(told)
-        await connection.execute(_NOTE, {"ids": ids, "seqs": [told[one] for one in ids]})
+        await _NOTE.run(connection, {"ids": ids, "seqs": [told[one] for one in ids]})

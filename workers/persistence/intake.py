@@ -1,4 +1,4 @@
-"""Where batches of the log and commands arrive: translated, handled, acked.
+"""Where batches of the log, commands and questions arrive: translated, handled, acked or answered.
 
 What nobody can handle is buried in DEAD.
 """
@@ -12,10 +12,12 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from bus import Batches, Bus, Delivery
+from bus import Batches, Bus, Delivery, Message
 from schemas import subjects
 from schemas.commands import decode_command
-from schemas.errors import BusError, JanError
+from schemas.errors import BusError, JanError, Unavailable
+from schemas.queries import encode_failure
+from workers.persistence.answers import Answers
 from workers.persistence.commander import Commander, DatabaseAway
 from workers.persistence.database import Health, describe
 from workers.persistence.facts import Fact, to_fact
@@ -29,6 +31,7 @@ _AGAIN_SECONDS: Final = 5.0
 _COMMAND_AGAIN_SECONDS: Final = 0.5  # somebody waits
 _COMMAND_DELIVERIES: Final = 5  # of a command that fails by a fault of ours
 _EVENT_DELIVERIES: Final = 5  # of an event that does
+_QUESTIONS: Final = 1000  # at once: who asks one more would not wait for its answer
 
 
 class Metrics:
@@ -186,6 +189,34 @@ class CommandIntake:
             delivery.again(_COMMAND_AGAIN_SECONDS)
         else:
             delivery.end()
+
+
+class QuestionIntake:
+    """What answers questions as they arrive."""
+
+    def __init__(self, answers: Answers, bus: Bus) -> None:
+        self._answers = answers
+        self._bus = bus
+        self._running: set[asyncio.Task[None]] = set()
+
+    def on_question(self, message: Message) -> None:
+        """Answer it beside others; refuse it if too many are asked already."""
+        if len(self._running) >= _QUESTIONS:
+            failure = Unavailable("too many questions are waiting", retry_after=1)
+            self._bus.publish(message.reply.decode(), encode_failure(failure))
+            return
+        task = asyncio.create_task(self._answer(message))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def drain(self, seconds: float) -> None:
+        """Answer those that have come, for so long."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=seconds)
+
+    async def _answer(self, message: Message) -> None:
+        answer = await self._answers.answer(message.subject.decode(), message.data)
+        self._bus.publish(message.reply.decode(), answer)
 
 
 def _give_back(deliveries: list[Delivery]) -> None:

@@ -10,19 +10,23 @@ from collections.abc import Sequence
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-_ADVANCE = text(
-    "INSERT INTO projection_positions AS p (name, applied)"
+from workers.persistence.statements import Statement
+
+_FIRST_END = (
+    "(SELECT upper(stretch) - 1 FROM unnest(applied) AS stretch ORDER BY lower(stretch) LIMIT 1)"
+)
+_ADVANCE = Statement(
+    "INSERT INTO projection_positions AS p (name, applied)"  # noqa: S608 - own words
     " VALUES (:name, CAST(:applied AS int8multirange))"
     " ON CONFLICT (name) DO UPDATE SET applied = p.applied + excluded.applied"
+    f" RETURNING {_FIRST_END}"
 )
 _IS_ERASED = text(
     "SELECT applied @> int8range(1, CAST(:first AS int8))"
     " FROM projection_positions WHERE name = 'erased'"
 )
-_REACHED = text(
-    "SELECT upper(stretch) - 1 FROM"
-    " (SELECT unnest(applied) AS stretch FROM projection_positions WHERE name = 'log') AS s"
-    " ORDER BY lower(stretch) LIMIT 1"
+_REACHED = Statement(
+    f"SELECT {_FIRST_END} FROM projection_positions WHERE name = 'log'"  # noqa: S608 - own words
 )
 _HAS_HOLES = text(
     "SELECT 1 FROM projection_positions WHERE name = 'log'"
@@ -35,14 +39,15 @@ _FILL = text(
 )
 
 
-async def advance(connection: AsyncConnection, sequences: Sequence[int]) -> None:
-    """Note that these were taken in, in the caller's transaction."""
-    await connection.execute(_ADVANCE, {"name": "log", "applied": to_multirange(sequences)})
+async def advance(connection: AsyncConnection, sequences: Sequence[int]) -> int:
+    """Note that these were taken in, in the caller's transaction; return what is reached then."""
+    values = {"name": "log", "applied": to_multirange(sequences)}
+    return int(await _ADVANCE.scalar(connection, values) or 0)
 
 
 async def note_erased(connection: AsyncConnection, sequences: Sequence[int]) -> None:
     """Note that these are missing from the log for a reason, in the caller's transaction."""
-    await connection.execute(_ADVANCE, {"name": "erased", "applied": to_multirange(sequences)})
+    await _ADVANCE.run(connection, {"name": "erased", "applied": to_multirange(sequences)})
 
 
 async def is_whole(connection: AsyncConnection, first: int) -> bool:
@@ -52,7 +57,7 @@ async def is_whole(connection: AsyncConnection, first: int) -> bool:
 
 async def reached(connection: AsyncConnection) -> int:
     """The sequence up to which everything was taken in; 0: nothing was."""
-    return int(await connection.scalar(_REACHED) or 0)
+    return int(await _REACHED.scalar(connection, {}) or 0)
 
 
 async def has_holes(connection: AsyncConnection) -> bool:

@@ -69,28 +69,28 @@ def _fold(batch: Batch, fact: Fact) -> None:
             batch.of_commands[event.command] = fact.seq
 
 
-async def write(connection: AsyncConnection, batch: Batch) -> None:
-    """Write a folded batch inside the caller's transaction."""
+async def write(connection: AsyncConnection, batch: Batch) -> int:
+    """Write a folded batch inside the caller's transaction; return what is reached then."""
     await runs.write_rows(connection, batch.of_runs)
     await changes.apply_told(connection, batch.state)
     await note_told(connection, batch.of_commands)
     await entities.write_rows(connection, batch.of_entities)
-    await positions.advance(connection, batch.sequences)
+    return await positions.advance(connection, batch.sequences)
 
 
 class Projector:
     """Writes facts, one transaction for each batch; waits for as long as the database is away.
 
     `log_floor` tells up to where nothing of the log is left to be handed out; `on_progress` is
-    called when a batch is in the database. `turns` stores what runs have generated; without it,
-    facts are written and nothing is decided on them.
+    told, when a batch is in the database, up to where everything is. `turns` stores what runs have
+    generated; without it, facts are written and nothing is decided on them.
     """
 
     def __init__(
         self,
         database: Database,
         log_floor: LogFloor,
-        on_progress: Callable[[], None] = lambda: None,
+        on_progress: Callable[[int], None] = lambda _: None,
         turns: Turns | None = None,
     ) -> None:
         self._turns = turns
@@ -145,7 +145,7 @@ class Projector:
                     if self._turns is not None and ends.finished:
                         others = [row["id"] for row in batch.state.get("conversations", ())]
                         told = await self._turns.store(connection, ends, others)
-                    await write(connection, batch)
+                    reached = await write(connection, batch)
                     await connection.commit()
             except (SQLAlchemyError, OSError) as error:
                 if isinstance(error, DBAPIError) and is_poison(error):
@@ -154,7 +154,7 @@ class Projector:
                     self._database.health.down(error)
             else:
                 self._database.health.up()
-                self._on_progress()
+                self._on_progress(reached)
                 if self._turns is not None:
                     await self._turns.tell(told)
                 return

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 import structlog
@@ -25,17 +25,14 @@ from schemas.commands import Command, RunInference, encode
 from schemas.errors import NotFound
 from schemas.events import RunAccepted, RunFinished, decode_run_accepted, decode_run_finished
 from workers.persistence import responses
-from workers.persistence.changes import Effect, Row, find
-from workers.persistence.commander import claim, conclude
+from workers.persistence.changes import Effect, Row
+from workers.persistence.commander import Decided, claim_all, conclude_all
 from workers.persistence.commands.conversations import NOUN, append, touch
 from workers.persistence.facts import Fact
+from workers.persistence.held import Held, hold
 from workers.persistence.refusals import is_refused
-from workers.persistence.tables import (
-    conversation_branches,
-    conversation_items,
-    conversations,
-    run_events,
-)
+from workers.persistence.statements import Statement
+from workers.persistence.tables import run_events
 from workers.persistence.titles import COUNTED, is_due, to_title
 
 logger = structlog.get_logger()
@@ -79,6 +76,30 @@ class Ended(NamedTuple):
     def command(self) -> RunInference:
         """What was asked for."""
         return self.accepted.command
+
+
+Stored = Literal["completion", "response", "turn"]
+
+
+class Part(NamedTuple):
+    """One thing that is stored of a run that has ended, by a command of its own."""
+
+    what: Stored
+    end: Ended
+    command: Command
+
+    @classmethod
+    def of(cls, what: Stored, end: Ended) -> "Part":
+        """Make its command."""
+        command = Command(
+            id=f"{what}:{end.run_id}",
+            principal=end.command.principal,
+            at=end.finished.at,
+            deadline=0.0,
+            body=msgspec.Raw(encode(end.run_id)),
+            request_id=end.command.request_id,
+        )
+        return cls(what, end, command)
 
 
 @dataclass(slots=True)
@@ -138,20 +159,29 @@ class Turns:
         log can't be read.
         """
         known = await self._complete(connection, ends)
-        turns = {end.finished.turn.conversation for end in known if end.finished.turn is not None}
-        if turns:
-            await connection.execute(_LOCK, {"named": sorted(turns.union(others))})
-        told: list[Told] = []
-        # In one order everywhere, or two workers with the same runs would deadlock.
-        for end in sorted(known, key=lambda end: end.run_id):
-            if end.command.kind == "response":
-                told += await _once(connection, end, "response")
-            elif end.finished.store:
-                told += await _once(connection, end, "completion")
-        for end in known:
-            if end.finished.turn is not None:
-                told += await _once(connection, end, "turn")
-        return told
+        parts = [
+            Part.of("response" if end.command.kind == "response" else "completion", end)
+            for end in known
+            if end.finished.store or end.command.kind == "response"
+        ]
+        parts += [Part.of("turn", end) for end in known if end.finished.turn is not None]
+        if not parts:
+            return []
+        branches = {
+            (turn.conversation, turn.branch) for end in known if (turn := end.finished.turn)
+        }
+        held = await hold(connection, branches, others)
+        before = await claim_all(
+            connection, [(f"runs.store_{one.what}", one.command) for one in parts]
+        )
+        decided = []
+        for one in parts:
+            if one.command.id not in before:
+                effect = await _to_effect(connection, held, one)
+                if effect is not None:
+                    decided.append(Decided(one.command, effect, one.end.run_id))
+        done = [*before.values(), *await conclude_all(connection, decided)]
+        return [one.event for one in done if one.event is not None]
 
     async def tell(self, told: Sequence[Told]) -> None:
         """Tell the log what was stored. Raises BusError: it must be delivered again."""
@@ -163,8 +193,7 @@ class Turns:
         missing = [run_id for run_id in ends.finished if run_id not in ends.accepted]
         found = dict(ends.accepted)
         if missing:
-            found_at = await connection.execute(_ACCEPTED, {"runs": missing})
-            seqs = {row.run_id: row.seq for row in found_at}
+            seqs = dict(await _ACCEPTED.all(connection, {"runs": missing}))
             for accepted in await asyncio.gather(
                 *[self._read_accepted(run_id, seqs.get(run_id)) for run_id in missing]
             ):
@@ -217,52 +246,31 @@ class Turns:
         return data
 
 
-async def _once(connection: AsyncConnection, end: Ended, what: str) -> list[Told]:
-    """Store one thing of a run's end if that was not done before; return what to tell of it."""
-    command = Command(
-        id=f"{what}:{end.run_id}",
-        principal=end.command.principal,
-        at=end.finished.at,
-        deadline=0.0,
-        body=msgspec.Raw(encode(end.run_id)),
-        request_id=end.command.request_id,
-    )
-    done = await claim(connection, f"runs.store_{what}", command)
-    if done is None:
-        effect = await _DOINGS[what](connection, end)
-        if effect is None:
-            return []
-        done = await conclude(connection, command, effect, run_id=end.run_id)
-    return [done.event] if done.event is not None else []
+async def _to_effect(connection: AsyncConnection, held: Held, part: Part) -> Effect | None:
+    end = part.end
+    match part.what:
+        case "turn":
+            return await _to_turn(connection, held, end)
+        case "response":
+            return await responses.to_response(connection, end.accepted, end.finished, end.request)
+        case "completion":
+            return _to_completion(end)
 
 
-async def _add_turn(connection: AsyncConnection, end: Ended) -> Effect | None:
-    """Append a run's messages and its answer to a branch; None if there is none any more."""
+async def _to_turn(connection: AsyncConnection, held: Held, end: Ended) -> Effect | None:
+    """A run's messages and its answer on a branch; None if there is none any more."""
     turn = end.finished.turn
     assert turn is not None
     said, answered = await _to_items(connection, end)
-    row = await find(
-        connection,
-        conversations,
-        conversations.c.id == turn.conversation,
-        conversations.c.principal == end.command.principal,
-        locked=True,
-    )
+    row = held.find((turn.conversation, turn.branch), end.command.principal)
     if row is None or not (said or answered):
         return None
-    branch = await find(
-        connection,
-        conversation_branches,
-        conversation_branches.c.conversation_id == turn.conversation,
-        conversation_branches.c.name == turn.branch,
-    )
-    if branch is None:
-        return None
-    await _retitle(connection, row, said)
+    _retitle(held, row, said)
     items = append(row, turn.branch, said, end.accepted.at, run_id=end.run_id)
     items += append(row, turn.branch, answered, end.finished.at, run_id=end.run_id)
     touch(row, end.finished.at)
-    rows = {"conversations": [row], "conversation_items": items}
+    # As it is after this turn: the next one of the batch changes it again.
+    rows = {"conversations": [dict(row)], "conversation_items": items}
     return Effect(NOUN, "turn_added", turn.conversation, rows, b"null")
 
 
@@ -296,22 +304,18 @@ def _read_items(end: Ended, read: Callable[[], list[Item]]) -> list[Item]:
         return []
 
 
-async def _retitle(connection: AsyncConnection, row: Row, said: Sequence[Item]) -> None:
+def _retitle(held: Held, row: Row, said: Sequence[Item]) -> None:
     """Give a conversation a title from what its user says, unless it was given one by hand."""
     text = last_text(said)
     if row["title_locked"] or text is None:
         return
-    before = await connection.scalar(_USER_MESSAGES, {"conversation": row["id"]}) or 0
-    after = before + sum(item.get("role") == "user" for item in said)
+    before = held.spoken[row["id"]]
+    after = held.spoken[row["id"]] = before + sum(item.get("role") == "user" for item in said)
     if before < COUNTED and is_due(before, after):
         row["title"] = to_title(text) or row["title"]
 
 
-async def _to_response(connection: AsyncConnection, end: Ended) -> Effect | None:
-    return await responses.to_response(connection, end.accepted, end.finished, end.request)
-
-
-async def _to_completion(_: AsyncConnection, end: Ended) -> Effect | None:
+def _to_completion(end: Ended) -> Effect | None:
     """A stored completion; None if the run has come to nothing."""
     command, result = end.command, end.finished.result
     if result is None:
@@ -332,13 +336,6 @@ async def _to_completion(_: AsyncConnection, end: Ended) -> Effect | None:
     return Effect("completion", "stored", completion_id, {"stored_completions": [row]}, b"null")
 
 
-_DOINGS: Final = {
-    "turn": _add_turn,
-    "completion": _to_completion,
-    "response": _to_response,
-}
-
-
 def _read(decode: Any, fact: Fact) -> Any:
     """Read a fact; what can't be read is told by whoever projects it."""
     try:
@@ -347,27 +344,11 @@ def _read(decode: Any, fact: Fact) -> Any:
         return None
 
 
-_ACCEPTED = (
+_ACCEPTED = Statement(
     select(run_events.c.run_id, func.min(run_events.c.seq).label("seq"))
     .where(
         run_events.c.run_id == any_(bindparam("runs", type_=ARRAY(Text))),
         run_events.c.verb == "accepted",
     )
     .group_by(run_events.c.run_id)
-)
-_LOCK = (
-    select(conversations.c.id)
-    .where(conversations.c.id == any_(bindparam("named", type_=ARRAY(Text))))
-    .order_by(conversations.c.id)
-    .with_for_update()
-)
-_USER_MESSAGES = select(func.count()).select_from(
-    select(conversation_items.c.id)
-    .where(
-        conversation_items.c.conversation_id == bindparam("conversation"),
-        conversation_items.c.type == "message",
-        conversation_items.c.role == "user",
-    )
-    .limit(COUNTED)
-    .subquery()
 )

@@ -6,7 +6,7 @@ Whoever changes a conversation locks its row first: positions and versions are g
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas import ids, writes
@@ -15,8 +15,9 @@ from schemas.api.items import Item, id_prefix
 from schemas.api.lists import encode_page
 from schemas.commands import Command, encode
 from schemas.errors import Conflict, InvalidRequest, NotFound
-from workers.persistence.changes import Effect, Row, find, to_row
+from workers.persistence.changes import Effect, Row, find, find_by, to_find, to_row
 from workers.persistence.conditions import lives
+from workers.persistence.statements import Statement
 from workers.persistence.tables import (
     conversation_branches,
     conversation_items,
@@ -27,6 +28,22 @@ from workers.persistence.tables import (
 
 # The verbs of facts that end in `deleted` are told for ever: only tombstones may be in them.
 NOUN = "conversation"
+
+_LOCK = Statement(
+    to_find(
+        conversations,
+        conversations.c.id == bindparam("conversation"),
+        conversations.c.principal == bindparam("owner"),
+        locked=True,
+    )
+)
+_BRANCH = Statement(
+    to_find(
+        conversation_branches,
+        conversation_branches.c.conversation_id == bindparam("conversation"),
+        conversation_branches.c.name == bindparam("branch"),
+    )
+)
 
 
 async def create(
@@ -172,13 +189,7 @@ async def lock(
 
     `version` is what it must be, if it is given. Raises NotFound, Conflict.
     """
-    row = await find(
-        connection,
-        conversations,
-        conversations.c.id == conversation_id,
-        conversations.c.principal == principal,
-        locked=True,
-    )
+    row = await find_by(connection, _LOCK, {"conversation": conversation_id, "owner": principal})
     if row is None:
         raise NotFound(f"there is no conversation {conversation_id}")
     if version is not None and version != row["version"]:
@@ -196,12 +207,7 @@ async def lock(
 
 async def require_branch(connection: AsyncConnection, row: Row, name: str) -> Row:
     """Read a branch of a conversation. Raises NotFound."""
-    branch = await find(
-        connection,
-        conversation_branches,
-        conversation_branches.c.conversation_id == row["id"],
-        conversation_branches.c.name == name,
-    )
+    branch = await find_by(connection, _BRANCH, {"conversation": row["id"], "branch": name})
     if branch is None:
         raise NotFound(f"the conversation has no branch {name!r}", param="branch")
     return branch

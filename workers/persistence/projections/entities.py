@@ -4,16 +4,19 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.events import StateChanged
 from workers.persistence.facts import Fact
-from workers.persistence.tables import entity_events
+from workers.persistence.statements import Statement
 
 Row = dict[str, Any]
 
-_INSERT = insert(entity_events).on_conflict_do_nothing()
+_INSERT = Statement(
+    "INSERT INTO entity_events (entity, seq, verb, principal, at) SELECT * FROM unnest("
+    "CAST(:entity AS text[]), CAST(:seq AS int8[]), CAST(:verb AS text[]),"
+    " CAST(:principal AS text[]), CAST(:at AS timestamptz[])) ON CONFLICT DO NOTHING"
+)
 
 
 def to_row(fact: Fact, event: StateChanged) -> Row:
@@ -30,4 +33,5 @@ def to_row(fact: Fact, event: StateChanged) -> Row:
 async def write_rows(connection: AsyncConnection, rows: Sequence[Row]) -> None:
     """Write them, each once, inside the caller's transaction."""
     if rows:
-        await connection.execute(_INSERT, sorted(rows, key=lambda row: row["seq"]))
+        ordered = sorted(rows, key=lambda row: row["seq"])
+        await _INSERT.run(connection, {name: [row[name] for row in ordered] for name in ordered[0]})

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.events import Attempt, Status
 from schemas.ids import trace_id_of
 from schemas.raw import OptionalRaw
 from workers.persistence.facts import Fact
+from workers.persistence.statements import Statement
 
 _BIGINT = (1 << 63) - 1
 _SHORT = (
@@ -327,7 +327,7 @@ def _unnest(columns: Sequence[str], types: dict[str, str]) -> str:
 
 _TIMES = frozenset({"accepted_at", "started_at", "first_frame_at", "finished_at", "at"})
 
-_UPSERT_RUNS = text(
+_UPSERT_RUNS = Statement(
     f"INSERT INTO runs AS r ({', '.join(_RUN_COLUMNS)}) "
     + _unnest(_RUN_COLUMNS, _RUN_TYPES)
     + " ON CONFLICT (run_id) DO UPDATE SET "
@@ -342,7 +342,7 @@ _ATTEMPT_COLUMNS = tuple(AttemptRow.__slots__)
 _ATTEMPT_TYPES = {
     "epoch": "int8", "attempt": "int4", "at": "float8", "first": "int8", "count": "int8"
 }  # fmt: skip
-_UPSERT_ATTEMPTS = text(
+_UPSERT_ATTEMPTS = Statement(
     'INSERT INTO run_attempts AS a (run_id, epoch, attempt, worker, deployment, at, "first", count)'
     " " + _unnest(_ATTEMPT_COLUMNS, _ATTEMPT_TYPES) + " ON CONFLICT (run_id, epoch) DO UPDATE SET"
     " deployment = coalesce(excluded.deployment, a.deployment),"
@@ -351,7 +351,7 @@ _UPSERT_ATTEMPTS = text(
     " count = coalesce(excluded.count, a.count)"
 )
 
-_INSERT_EVENTS = text(
+_INSERT_EVENTS = Statement(
     "INSERT INTO run_events (run_id, seq, verb, at) "
     + _unnest(EventRow._fields, {"seq": "int8", "at": "float8"})
     + " ON CONFLICT DO NOTHING"
@@ -359,7 +359,7 @@ _INSERT_EVENTS = text(
 
 
 # A part may say something after its run was erased: then that has to go too.
-_ERASE_AGAIN = text(
+_ERASE_AGAIN = Statement(
     "UPDATE erasures AS e SET done_at = NULL FROM ("
     "  SELECT accepted_at,"
     "   unnest(ARRAY[conversation_id, 'resp_' || substr(run_id, 5), principal]) AS entity"
@@ -376,14 +376,14 @@ async def write_rows(connection: AsyncConnection, rows: Rows) -> None:
     # In one order everywhere: two workers with the same run in their batches must not deadlock.
     runs = [rows.runs[key] for key in sorted(rows.runs)]
     if runs:
-        await connection.execute(_UPSERT_RUNS, _columns(runs, _RUN_COLUMNS))
+        await _UPSERT_RUNS.run(connection, _columns(runs, _RUN_COLUMNS))
     attempts = [rows.attempts[key] for key in sorted(rows.attempts)]
     if attempts:
-        await connection.execute(_UPSERT_ATTEMPTS, _columns(attempts, _ATTEMPT_COLUMNS))
+        await _UPSERT_ATTEMPTS.run(connection, _columns(attempts, _ATTEMPT_COLUMNS))
     events = [rows.events[key] for key in sorted(rows.events)]
-    await connection.execute(_INSERT_EVENTS, _columns(events, EventRow._fields))
+    await _INSERT_EVENTS.run(connection, _columns(events, EventRow._fields))
     if rows.parents:
-        await connection.execute(_ERASE_AGAIN, {"parents": sorted(rows.parents)})
+        await _ERASE_AGAIN.run(connection, {"parents": sorted(rows.parents)})
 
 
 def _columns(rows: Sequence[object], names: Sequence[str]) -> dict[str, list[Any]]:

@@ -1,8 +1,21 @@
 """Reading conversations. Every query is scoped by the principal."""
 
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Row, and_, cast, func, literal, or_, select, union
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    func,
+    literal,
+    or_,
+    select,
+    union,
+)
 from sqlalchemy.dialects.postgresql import REGCONFIG
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -14,7 +27,8 @@ from workers.persistence.changes import to_row
 from workers.persistence.commands.conversations import to_conversation
 from workers.persistence.conditions import lives, living
 from workers.persistence.queries.lexemes import of_owner
-from workers.persistence.queries.pages import OwnedList, read_owned, read_page
+from workers.persistence.queries.pages import OwnedList, read_owned, to_page, to_stretch
+from workers.persistence.statements import Statement
 from workers.persistence.tables import (
     conversation_branches,
     conversation_items,
@@ -22,6 +36,19 @@ from workers.persistence.tables import (
 )
 
 Segments = list[tuple[str, int | None]]
+
+
+class Branch(NamedTuple):
+    """A branch with what a model is told of its conversation."""
+
+    name: str
+    segments: Segments
+    instruction: str | None
+    project_id: str | None
+
+
+_ENDLESS: Final = (1 << 63) - 1
+_REMEMBERED: Final = 64  # statements; branches of many segments are rare
 
 _SERVED = [
     *[
@@ -32,14 +59,58 @@ _SERVED = [
     living(conversations.c.project_id).label("project_id"),
 ]
 
+_OWNED = and_(
+    conversations.c.id == bindparam("id"),
+    conversations.c.deleted_at.is_(None),
+    or_(
+        bindparam("principal", type_=Text).is_(None),
+        conversations.c.principal == bindparam("principal"),
+    ),
+)
+_CONVERSATION = Statement(select(*_SERVED).where(_OWNED))
+_BRANCH = Statement(
+    select(
+        conversations.c.active_branch,
+        conversations.c.instruction,
+        conversations.c.project_id,
+        conversation_branches.c.segments,
+    )
+    .outerjoin(
+        conversation_branches,
+        and_(
+            conversation_branches.c.conversation_id == conversations.c.id,
+            conversation_branches.c.name
+            == func.coalesce(bindparam("branch", type_=Text), conversations.c.active_branch),
+            conversation_branches.c.deleted_at.is_(None),
+        ),
+    )
+    .where(_OWNED)
+)
+
+
+@lru_cache(_REMEMBERED)
+def _items(count: int, *, upwards: bool) -> Statement:
+    """A page of the items of a branch of so many segments."""
+    table = conversation_items.c
+    return Statement(
+        select(table.id, table.content)
+        .where(
+            is_in_stretches(count),
+            table.deleted_at.is_(None),
+            table.position > bindparam("above"),
+            table.position < bindparam("below"),
+        )
+        .order_by(table.position.asc() if upwards else table.position.desc())
+        .limit(bindparam("most"))
+    )
+
 
 async def get_conversation(connection: AsyncConnection, ask: AskConversation) -> bytes:
     """One conversation. Raises NotFound."""
-    question = select(*_SERVED).where(is_owned(ask.id, ask.principal))
-    found = (await connection.execute(question)).first()
+    found = await _CONVERSATION.first(connection, {"id": ask.id, "principal": ask.principal})
     if found is None:
         raise NotFound(f"there is no conversation {ask.id}")
-    return _encode(found)
+    return encode(to_conversation(to_row(found._asdict())))
 
 
 async def list_conversations(connection: AsyncConnection, ask: AskConversations) -> bytes:
@@ -59,13 +130,18 @@ async def list_items(connection: AsyncConnection, ask: AskItems) -> bytes:
     segments = await read_segments(connection, ask.conversation, ask.principal, ask.branch)
     table = conversation_items.c
     of_branch = and_(table.conversation_id == ask.conversation, is_in(segments))
-    places = {
-        param: await _position(connection, of_branch, cursor, param)
-        for param in ("after", "before")
-        if (cursor := getattr(ask.paging, param)) is not None
+    after, before = [
+        await _position(connection, of_branch, cursor, param) if cursor is not None else None
+        for param, cursor in (("after", ask.paging.after), ("before", ask.paging.before))
+    ]
+    stretch = to_stretch(ask.paging, after, before)
+    values = to_values(ask.conversation, segments) | {
+        "above": -1 if stretch.above is None else stretch.above,
+        "below": _ENDLESS if stretch.below is None else stretch.below,
+        "most": ask.paging.limit + 1,
     }
-    question = select(table.id, table.content).where(of_branch, table.deleted_at.is_(None))
-    page = await read_page(connection, question, table.position, ask.paging, **places)
+    rows = await _items(len(segments), upwards=stretch.upwards).all(connection, values)
+    page = to_page(rows, ask.paging, stretch)
     return encode_page(
         [row.id for row in page.rows], [row.content for row in page.rows], has_more=page.has_more
     )
@@ -93,25 +169,46 @@ async def read_segments(
     connection: AsyncConnection, conversation_id: str, principal: str | None, branch: str | None
 ) -> Segments:
     """Which stretches of which branches make up a branch. Raises NotFound."""
-    question = (
-        select(conversation_branches.c.segments)
-        .select_from(conversations)
-        .outerjoin(
-            conversation_branches,
-            and_(
-                conversation_branches.c.conversation_id == conversations.c.id,
-                conversation_branches.c.name == (branch or conversations.c.active_branch),
-                conversation_branches.c.deleted_at.is_(None),
-            ),
-        )
-        .where(is_owned(conversation_id, principal))
-    )
-    found = (await connection.execute(question)).first()
+    return (await read_branch(connection, conversation_id, principal, branch)).segments
+
+
+async def read_branch(
+    connection: AsyncConnection, conversation_id: str, principal: str | None, branch: str | None
+) -> Branch:
+    """A branch, the active one by default. Raises NotFound."""
+    values = {"id": conversation_id, "principal": principal, "branch": branch}
+    found = await _BRANCH.first(connection, values)
     if found is None:
         raise NotFound(f"there is no conversation {conversation_id}")
     if found.segments is None:
         raise NotFound(f"the conversation has no branch {branch!r}", param="branch")
-    return [(name, upto) for name, upto in found.segments]
+    segments = [(name, upto) for name, upto in found.segments]
+    return Branch(branch or found.active_branch, segments, found.instruction, found.project_id)
+
+
+def to_values(conversation_id: str, segments: Segments, last: int | None = None) -> dict[str, Any]:
+    """The values that `is_in_stretches` of so many segments takes; `last`: up to this position."""
+    values: dict[str, Any] = {"conversation": conversation_id}
+    most = _ENDLESS if last is None else last
+    for number, (name, upto) in enumerate(segments):
+        values |= {
+            f"branch_{number}": name,
+            f"upto_{number}": most if upto is None else min(most, upto),
+        }
+    return values
+
+
+def is_in_stretches(count: int) -> ColumnElement[bool]:
+    """The condition that an item belongs to one of so many stretches of a conversation."""
+    table = conversation_items.c
+    stretches = [
+        and_(
+            table.branch == bindparam(f"branch_{number}"),
+            table.position <= bindparam(f"upto_{number}"),
+        )
+        for number in range(count)
+    ]
+    return and_(table.conversation_id == bindparam("conversation"), or_(*stretches))
 
 
 def is_in(segments: Segments) -> ColumnElement[bool]:

@@ -1,6 +1,6 @@
 """Pages of a list: a keyset on a sortable column, in either direction, from a row on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Row, Select, Table, select
@@ -13,8 +13,16 @@ from schemas.errors import InvalidRequest
 class Page(NamedTuple):
     """Rows in the asked-for order, and whether there are more beyond them."""
 
-    rows: list[Row[Any]]
+    rows: list[Any]
     has_more: bool
+
+
+class Stretch(NamedTuple):
+    """Where rows are read: between two values of a column, and in which direction."""
+
+    above: Any
+    below: Any
+    upwards: bool
 
 
 class OwnedList(NamedTuple):
@@ -39,18 +47,29 @@ async def read_page(
     before: Any = None,
 ) -> Page:
     """Read the page that follows `after`, or ends before `before` (values of the column)."""
+    stretch = to_stretch(paging, after, before)
+    if stretch.above is not None:
+        question = question.where(column > stretch.above)
+    if stretch.below is not None:
+        question = question.where(column < stretch.below)
+    ordered = question.order_by(column.asc() if stretch.upwards else column.desc())
+    rows = (await connection.execute(ordered.limit(paging.limit + 1))).all()
+    return to_page(rows, paging, stretch)
+
+
+def to_stretch(paging: Paging, after: Any, before: Any) -> Stretch:
+    """Say where the page that follows `after`, or ends before `before`, lies."""
     ascending = paging.order == "asc"
     backwards = before is not None and after is None
-    if after is not None:
-        question = question.where(column > after if ascending else column < after)
-    if before is not None:
-        question = question.where(column < before if ascending else column > before)
-    upwards = ascending != backwards
-    ordered = question.order_by(column.asc() if upwards else column.desc())
-    rows = list((await connection.execute(ordered.limit(paging.limit + 1))).all())
-    has_more = len(rows) > paging.limit
-    rows = rows[: paging.limit]
-    return Page(rows[::-1] if backwards else rows, has_more)
+    above, below = (after, before) if ascending else (before, after)
+    return Stretch(above, below, ascending != backwards)
+
+
+def to_page(rows: Sequence[Any], paging: Paging, stretch: Stretch) -> Page:
+    """Put rows that were read along a stretch, one more than wanted, into the asked-for order."""
+    wanted = list(rows[: paging.limit])
+    in_order = stretch.upwards == (paging.order == "asc")
+    return Page(wanted if in_order else wanted[::-1], len(rows) > paging.limit)
 
 
 async def read_owned(

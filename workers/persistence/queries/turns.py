@@ -1,10 +1,11 @@
 """Reading conversations for models, and for those who want only their texts."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Row, and_, func, select
+from sqlalchemy import Row, and_, case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.api.history import has_images, to_messages
@@ -14,47 +15,61 @@ from schemas.api.turns import ConversationMessage
 from schemas.commands import encode
 from schemas.errors import InvalidRequest
 from schemas.queries.conversations import AskContext, AskItems, Context
-from workers.persistence.queries.conversations import is_in, is_owned, read_segments
+from workers.persistence.queries.conversations import (
+    is_in,
+    is_in_stretches,
+    read_branch,
+    read_segments,
+    to_values,
+)
 from workers.persistence.queries.pages import read_page
-from workers.persistence.tables import conversation_items, conversations
+from workers.persistence.statements import Statement
+from workers.persistence.tables import conversation_items
 
 MAX_CONTEXT: Final = 4 << 20  # bytes of a history: with a request it is one object, one message
 MAX_CONTEXT_ITEMS: Final = 4000
+_REMEMBERED: Final = 64  # statements; branches of many segments are rare
 
 _decode_item = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 async def get_context(connection: AsyncConnection, ask: AskContext) -> Context:
     """What a model needs to go on with a branch. Raises NotFound."""
-    segments = await read_segments(connection, ask.conversation, ask.principal, ask.branch)
-    table = conversation_items.c
-    of_branch = and_(
-        table.conversation_id == ask.conversation, is_in(segments), table.deleted_at.is_(None)
-    )
-    if ask.upto is not None:
-        of_branch = and_(of_branch, table.position <= ask.upto)
-    about = select(
-        conversations.c.active_branch, conversations.c.instruction, conversations.c.project_id
-    ).where(is_owned(ask.conversation, ask.principal))
-    found = (await connection.execute(about)).one()
-    sizes = select(table.position, table.role, func.octet_length(table.content).label("size"))
-    newest = sizes.where(of_branch).order_by(table.position.desc()).limit(MAX_CONTEXT_ITEMS + 1)
-    outline = (await connection.execute(newest)).all()
-    first, trimmed = choose(outline)
-    items: list[Item] = []
-    if outline:
-        texts = select(table.content).where(of_branch, table.position >= first)
-        rows = await connection.execute(texts.order_by(table.position))
-        items = [_decode_item(row.content) for row in rows]
+    branch = await read_branch(connection, ask.conversation, ask.principal, ask.branch)
+    values = to_values(ask.conversation, branch.segments, ask.upto)
+    newest = await _newest(len(branch.segments)).all(connection, values)
+    first, trimmed = choose(newest)
+    items: list[Item] = [
+        _decode_item(row.content) for row in reversed(newest) if row.position >= first
+    ]
     return Context(
-        branch=ask.branch or found.active_branch,
-        head=outline[0].position if outline else -1,
+        branch=branch.name,
+        head=newest[0].position if newest else -1,
         messages=msgspec.Raw(encode(to_messages(items))),
         items=len(items),
-        instruction=found.instruction,
-        project=found.project_id,
+        instruction=branch.instruction,
+        project=branch.project_id,
         images=has_images(items),
         trimmed=trimmed,
+    )
+
+
+@lru_cache(_REMEMBERED)
+def _newest(count: int) -> Statement:
+    """The newest items of a branch of so many segments; without their content beyond the limit."""
+    table = conversation_items.c
+    size = func.octet_length(table.content)
+    so_far = func.sum(size).over(order_by=table.position.desc(), rows=(None, 0))
+    return Statement(
+        select(
+            table.position,
+            table.role,
+            size.label("size"),
+            case((so_far <= MAX_CONTEXT, table.content)).label("content"),
+        )
+        .where(is_in_stretches(count), table.deleted_at.is_(None))
+        .order_by(table.position.desc())
+        .limit(MAX_CONTEXT_ITEMS + 1)
     )
 
 

@@ -33,6 +33,7 @@ from edge.responses.replaying import Repeating
 from edge.responses.socket import ResponsesSocket
 from edge.routes import (
     admin,
+    artifacts,
     auth,
     branches,
     chat,
@@ -119,6 +120,7 @@ def create_routes() -> list[BaseRoute]:
         *webhooks.ROUTES,
         *tools.ROUTES,
         *admin.ROUTES,
+        *artifacts.ROUTES,
         *auth.ROUTES,
         *health.ROUTES,
         *docs.create_routes(),

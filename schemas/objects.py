@@ -5,6 +5,7 @@ from typing import Final
 
 REQUESTS: Final = "requests"  # the folder for requests too large for the bus
 EXPORTS: Final = "exports"
+ARTIFACTS: Final = "artifacts"  # files that tools made
 
 
 def request_name(run_id: str) -> str:
@@ -19,4 +20,23 @@ def resolved_name(run_id: str) -> str:
 
 def exports_of(principal: str) -> str:
     """What the names of all exports of a principal begin with, in their folder."""
-    return f"{hashlib.sha256(principal.encode()).hexdigest()[:32]}."
+    return f"{_owner(principal)}."
+
+
+def container_of(run_id: str) -> str:
+    """The container that the calls of a run, or a call by itself, put their files into."""
+    return f"cntr_{run_id.partition('_')[2]}"
+
+
+def artifact_id(call_id: str, number: int) -> str:
+    """The id of the so-manieth file of a call."""
+    return f"cfile_{call_id.partition('_')[2]}_{number}"
+
+
+def artifact_name(principal: str, container: str, call: str, number: int) -> str:
+    """Where a principal's file lies; `call` is the unique part of the call's id."""
+    return f"{ARTIFACTS}/{_owner(principal)}.{container}.{call}.{number}"
+
+
+def _owner(principal: str) -> str:
+    return hashlib.sha256(principal.encode()).hexdigest()[:32]

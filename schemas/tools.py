@@ -93,6 +93,7 @@ class Artifact(msgspec.Struct, frozen=True):
     bytes: int
     media_type: str
     reference: str
+    container: str = ""
 
 
 class ToolProblem(msgspec.Struct, frozen=True, omit_defaults=True):

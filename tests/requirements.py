@@ -120,6 +120,9 @@ REQUIREMENTS: dict[str, Requirement] = {
     "responses.socket": R(
         "a WebSocket at /v1/responses takes one response after the other", "Open Responses"
     ),
+    "responses.code_interpreter": R(
+        "files that code makes are cited, and can be read by their owner only", OPENAI
+    ),
     "responses.errors": R("what is wrong with a request is a 4xx that names the field", OPENAI),
     "responses.retrieve": R(
         "GET /v1/responses/{id} gives a stored response as it was answered, on any edge", OPENAI

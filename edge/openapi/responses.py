@@ -76,6 +76,16 @@ OPERATIONS: Final = (
         ItemList, parameters=(_ID, *PAGING), errors=KNOWN, public=False,
     ),
     Operation(
+        "/v1/containers/{container_id}/files/{file_id}/content", "get", "readContainerFile",
+        "A file that the server's code interpreter, or another tool, has made for the caller.",
+        "application/octet-stream",
+        parameters=(
+            Parameter("container_id", "path", "The container's id.", {"type": "string"}),
+            Parameter("file_id", "path", "The file's id.", {"type": "string"}),
+        ),
+        errors=KNOWN, public=False,
+    ),
+    Operation(
         "/v1/webhooks/secret", "get", "retrieveWebhookSecret",
         "The secret that the caller's webhooks are signed with.",
         WebhookSecret, public=False,

@@ -55,6 +55,11 @@ class ToolCall:
         return self.offer.kind if self.offer is not None else "unknown"
 
     @property
+    def container(self) -> str:
+        """Where files lie that it makes."""
+        return self._output.container
+
+    @property
     def is_clients(self) -> bool:
         """Whether the client answers it: by its output, or by its approval."""
         if self.kind in CLIENTS:
@@ -116,8 +121,7 @@ class ToolCall:
                 item["results"] = _to_found(result) if shown else None
             case "code_interpreter":
                 shown = "code_interpreter_call.outputs" in include
-                logs = [{"type": "logs", "logs": result.output}]
-                item["outputs"] = logs if shown else None
+                item["outputs"] = _to_outputs(item, result) if shown else None
             case _:
                 error = result.error.message if result.error else result.output
                 item["output"] = result.output if well else None
@@ -198,7 +202,7 @@ def _to_item(call: ToolCall) -> Item:
         case "file_search":
             return {"type": "file_search_call", "queries": [], "results": None} | begun
         case "code_interpreter":
-            told = {"code": "", "container_id": "", "outputs": None}
+            told = {"code": "", "container_id": call.container, "outputs": None}
             return {"type": "code_interpreter_call"} | told | begun
         case "custom":
             told = {"call_id": call.chat_id, "name": call.name, "input": ""}
@@ -219,6 +223,19 @@ def _to_search(arguments: str, result: ToolResult, include: frozenset[str]) -> I
     if "web_search_call.action.sources" in include:
         action["sources"] = [{"type": "url", "url": one.url} for one in result.citations if one.url]
     return action
+
+
+def _to_outputs(item: Item, result: ToolResult) -> list[Item]:
+    """What code has printed, and the pictures that it has made."""
+    files = f"/v1/containers/{item['container_id']}/files"
+    return [
+        {"type": "logs", "logs": result.output},
+        *(
+            {"type": "image", "url": f"{files}/{made.id}/content"}
+            for made in result.artifacts
+            if made.media_type.startswith("image/")
+        ),
+    ]
 
 
 def _to_found(result: ToolResult) -> list[Item]:

@@ -54,7 +54,7 @@ class ResponseFold:
         self.called: dict[str, str] = {}  # item → the call's own id, of those given to workers
         self.results: dict[str, ToolResult] = {}  # item → what came of it
         self.messages: list[Message] = []  # said in earlier steps, as chat has it
-        self._citations = Citations([], [])
+        self._citations = Citations([], [], [])
         self._speech: Speech | None = None
         self.held: list[bytes] | None = None  # chunks of a step that the loop is to look at
         self._said_whole = False
@@ -228,11 +228,18 @@ class ResponseFold:
             if call.item_id == item:
                 call.give_back(result, self._include)
                 self.results[item] = result
-                if result.citations:
-                    shown = [*self._citations.all, *result.citations]
-                    self._citations = Citations(shown, result.citations)
+                self._show(result)
                 told = {"tool_call_id": call.chat_id, "content": result.output}
                 self.messages.append({"role": "tool", **told})
+
+    def _show(self, result: ToolResult) -> None:
+        """Note what the model can point to from now on."""
+        before = self._citations
+        self._citations = Citations(
+            [*before.all, *result.citations],
+            result.citations or before.last,
+            [*before.files, *result.artifacts],
+        )
 
     def _end(self, ended: Ended) -> None:
         self.ended = ended

@@ -3,6 +3,7 @@
 from typing import Any, Final, NamedTuple
 
 from schemas import ids
+from schemas.objects import container_of
 from schemas.responses.events import Events
 
 Item = dict[str, Any]
@@ -35,6 +36,7 @@ class Output:
     def __init__(self, run_id: str, events: Events) -> None:
         self.items: list[Item] = []
         self.events = events
+        self.container = container_of(run_id)
         self._run_id = run_id
 
     def begin(self, item: Item) -> Place:

@@ -5,14 +5,18 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from schemas.responses.output import Output, Place
-from schemas.tools import Citation
+from schemas.tools import Artifact, Citation
 
 
 class Citations(NamedTuple):
-    """What searches have shown to the model; `[1]` in its text is the first of the `last` ones."""
+    """What the model can point to: what searches have shown it, and files that its code made.
+
+    `[1]` in its text is the first of the `last` ones.
+    """
 
     all: list[Citation]
     last: list[Citation]
+    files: list[Artifact]
 
 
 _MARK: Final = re.compile(r"\[(\d{1,3})\]|https?://[^\s<>()\[\]\"']+")
@@ -90,10 +94,10 @@ class Text:
 
 def find_citations(text: str, citations: Citations) -> list[dict[str, Any]]:
     """Find where a text points to what the model was shown: by `[n]`, or by the address itself."""
+    found = _find_files(text, citations.files)
     if not citations.all:
-        return []
+        return found
     by_url = {cited.url: cited for cited in citations.all if cited.url}
-    found = []
     for match in _MARK.finditer(text):
         if match[1]:
             number = int(match[1])
@@ -102,6 +106,18 @@ def find_citations(text: str, citations: Citations) -> list[dict[str, Any]]:
             cited = by_url.get(match[0]) or by_url.get(match[0].rstrip(_ENDS))
         if cited is not None:
             found.append(_to_annotation(cited, match.start(), match.end()))
+    return found
+
+
+def _find_files(text: str, files: list[Artifact]) -> list[dict[str, Any]]:
+    """Find where a text names files, each for the first time."""
+    found = []
+    for made in files:
+        start = text.find(made.name)
+        if start >= 0:
+            told = {"file_id": made.id, "filename": made.name, "container_id": made.container}
+            place = {"start_index": start, "end_index": start + len(made.name)}
+            found.append({"type": "container_file_citation", **told, **place})
     return found
 
 

@@ -1,5 +1,7 @@
 """/v1/responses with the real SDK: created, streamed, parsed, gone on with, in the background."""
 
+import json
+import shutil
 from typing import Any
 
 import httpx
@@ -10,8 +12,16 @@ from pydantic import BaseModel
 
 from cli.launch import LaunchedServer
 from tests.acceptance.conftest import SCRIPTED, SIMULATED, SLASHED
-from tests.support.server import openai_client
+from tests.support.server import http_client, openai_client, running_server
 
+CUED = """
+providers:
+  - name: cued
+    kind: simulated
+    options: {seed: 1, ttft_ms: 1, token_ms: 1, cues: true}
+    models:
+      - {id: cued, capabilities: [chat, tools]}
+"""
 WEATHER: Any = {
     "type": "function",
     "name": "get_weather",
@@ -309,3 +319,46 @@ def test_a_compaction_goes_on_as_an_input(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.responses.create(model=SIMULATED, input=again)
     assert refused.value.param == "input[1].encrypted_content"
+
+
+@pytest.mark.requirement("responses.code_interpreter")
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="code runs in a sandbox only")
+def test_a_file_that_code_makes_is_its_owners(
+    server: LaunchedServer, client: openai.OpenAI
+) -> None:
+    """The simulated model writes no code of its own: what it calls the tool with is made up."""
+    code = "open('plot.png', 'wb').write(b'\\x89PNG'); print('made plot.png')"
+    arguments = json.dumps({"code": code})
+    with running_server(*cued(server), env={}) as cues:
+        key = cues.create_key()
+        with openai_client(cues.url, key) as asking:
+            response = asking.responses.create(
+                model="cued",
+                input=f"!tool code_interpreter {arguments}",
+                tools=[{"type": "code_interpreter", "container": {"type": "auto"}}],
+                include=["code_interpreter_call.outputs"],
+            )
+            call, message = response.output
+            assert call.type == "code_interpreter_call"
+            assert call.code == code
+            assert call.outputs is not None
+            logs, image = call.outputs
+            assert logs.type == "logs"
+            assert "made plot.png" in logs.logs
+            assert image.type == "image"
+            path = image.url
+            assert message.type == "message"
+            cited = message.content[0].annotations[0]
+            assert cited.type == "container_file_citation"
+            assert cited.filename == "plot.png"
+            assert cited.container_id == call.container_id
+        with http_client(cues.url, key) as owner, http_client(cues.url, cues.create_key()) as other:
+            assert owner.get(path).raise_for_status().content == b"\x89PNG"
+            assert other.get(path).status_code == 404
+
+
+def cued(server: LaunchedServer) -> tuple[str, ...]:
+    """Options for a server of its own, whose model obeys cues."""
+    file = server.data.parent / "cued.yaml"
+    file.write_text(CUED)
+    return ("--providers", str(file))

@@ -11,6 +11,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from bus import Bus
+from schemas.objects import REQUESTS
 from schemas.providers import Providers, ProvidersError
 from workers.inference.breakers import open_breakers
 from workers.inference.capacity import Capacity
@@ -28,8 +29,8 @@ from workers.runtime.abandon import watch_abandonment
 from workers.runtime.control import Cancels, open_control
 from workers.runtime.heartbeat import open_heartbeat
 from workers.runtime.long_run import RunDesk
-from workers.runtime.requests import tidy_requests
 from workers.runtime.runs import Runs
+from workers.runtime.tidying import tidying
 
 logger = structlog.get_logger()
 
@@ -133,7 +134,7 @@ async def open_inference(
             open_heartbeat(url, settings.name, settings.ack_wait, runs, runs.lose),
             open_control(bus, cancels, runs.cancel),
             watch_abandonment(bus, runs),
-            tidy_requests(objects, settings.requests_kept),
+            tidying(objects, {REQUESTS: settings.requests_kept}),
             reloading(settings, providers, fleet, pulls),
         ):
             try:

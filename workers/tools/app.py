@@ -10,12 +10,14 @@ from prometheus_client import CollectorRegistry
 
 from bus import Bus
 from schemas import subjects
+from schemas.objects import ARTIFACTS
 from workers.runtime import OnLoading, OnReady, create_broker, serve
 from workers.runtime.carried import Desk
 from workers.runtime.control import Cancels, open_control
 from workers.runtime.heartbeat import open_heartbeat
 from workers.runtime.pull import Pull, Queue, pull_jobs
 from workers.runtime.runs import Runs
+from workers.runtime.tidying import tidying
 from workers.tools import webhooks
 from workers.tools.builtin import TOOLS
 from workers.tools.call import Call, Workplace, to_call
@@ -108,6 +110,7 @@ async def open_tools(
             open_catalogue(bus, toolbox, means, queues) as catalogue,
             open_remote(file or McpFile(), toolbox, catalogue, means),
             announcing(catalogue),
+            tidying(means.objects, {ARTIFACTS: settings.artifacts_kept}),
         ):
             try:
                 async with AsyncExitStack() as pulling:

@@ -120,6 +120,12 @@ class ToolsSettings(WorkerSettings):
         description="Bytes of memory that the processes of a call of `python_exec` may have "
         "together. 512 MiB is enough for data in the size of what a model can be sent.",
     )
+    artifacts_kept: float = Field(
+        default=30 * 86400.0,
+        ge=3600,
+        description="Seconds that files stay which tools have made. A month, as the answers that "
+        "name them are read again.",
+    )
     python_seconds: int = Field(
         default=20,
         ge=1,

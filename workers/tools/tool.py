@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from schemas.objects import artifact_name, container_of
 from schemas.tools import CallTool, Progress, Tool
 from workers.tools.arguments import to_arguments, to_schema
 from workers.tools.means import Means
@@ -32,6 +33,16 @@ class Context:
     def progress(self, progress: float, total: float | None = None, message: str = "") -> None:
         """Say how far it is; what comes faster than five times a second is not told."""
         self.tell(Progress(progress, total, message))
+
+    def artifact_name(self, number: int) -> str:
+        """Where the so-manieth file that the call makes is kept."""
+        unique = self.job.call_id.partition("_")[2]
+        return artifact_name(self.job.principal, self.container, unique, number)
+
+    @property
+    def container(self) -> str:
+        """Where the call's files are told to lie: with those of all calls of its run."""
+        return container_of(self.job.parent or self.job.call_id)
 
     def options(self, kind: type[OptionsT]) -> OptionsT:
         """Read what the request says about the tool besides. Raises Failed."""

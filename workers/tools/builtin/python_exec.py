@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from schemas.errors import NotFound
+from schemas.objects import artifact_id
 from schemas.tool_options import PythonOptions
 from schemas.tools import Artifact
 from workers.tools.outcome import Answer, Failed
@@ -81,15 +82,16 @@ async def _files_in(call: Context) -> list[Produced]:
 
 async def _keep(call: Context, number: int, file: Produced) -> Artifact:
     """Put a file into the object store: under the same key, if the call is run again."""
-    reference = f"artifacts/{call.job.call_id}/{number}"
+    reference = call.artifact_name(number)
     await call.means.objects.put(reference, file.data)
     kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
     return Artifact(
-        id=f"{call.job.call_id}_{number}",
+        id=artifact_id(call.job.call_id, number),
         name=file.name,
         bytes=len(file.data),
         media_type=kind,
         reference=reference,
+        container=call.container,
     )
 
 

@@ -3,7 +3,8 @@
 import asyncio
 
 from schemas.errors import Unavailable
-from workers.runtime.requests import expire_requests
+from schemas.objects import REQUESTS
+from workers.runtime.tidying import expire
 
 
 class FailingStore:
@@ -35,7 +36,7 @@ class FailingStore:
 
 async def test_a_store_that_fails_is_asked_again() -> None:
     store = FailingStore()
-    task = asyncio.create_task(expire_requests(store, 3600, every=0))
+    task = asyncio.create_task(expire(store, {REQUESTS: 3600}, every=0))
     async with asyncio.timeout(30):
         await store.worked.wait()
     task.cancel()

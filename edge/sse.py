@@ -159,17 +159,8 @@ class Answering:
     async def _fail(self, frame: frames.Frame) -> None:
         """Answer with the run's own error, as its status."""
         await self._settle()
-        told = _decode_envelope(frames.chunk_of(frames.split_events(frame.data)[-1])).error
-        await self._refuse(
-            JanError(
-                told.message,
-                param=told.param,
-                code=told.code,
-                type=told.type,
-                retry_after=told.retry_after,
-                status=frame.status or 500,
-            )
-        )
+        envelope = frames.chunk_of(frames.split_events(frame.data)[-1])
+        await self._refuse(told_error(envelope, frame.status))
 
     def _to_event(self, error: JanError) -> bytes:
         return b"data: %b\n\n" % error.to_wire(self.request_id)
@@ -214,6 +205,19 @@ def _stop_when_gone(receive: Receive, reader: Reader) -> Iterator[None]:
         yield
     finally:
         task.cancel()
+
+
+def told_error(envelope: bytes, status: int) -> JanError:
+    """The error that a worker has told, in its envelope."""
+    told = _decode_envelope(envelope).error
+    return JanError(
+        told.message,
+        param=told.param,
+        code=told.code,
+        type=told.type,
+        retry_after=told.retry_after,
+        status=status or 500,
+    )
 
 
 def _now() -> float:

@@ -123,6 +123,10 @@ REQUIREMENTS: dict[str, Requirement] = {
     "responses.code_interpreter": R(
         "files that code makes are cited, and can be read by their owner only", OPENAI
     ),
+    "responses.truncation": R(
+        "an input that is too long is refused, or with truncation auto loses its oldest items",
+        OPENAI,
+    ),
     "responses.errors": R("what is wrong with a request is a 4xx that names the field", OPENAI),
     "responses.retrieve": R(
         "GET /v1/responses/{id} gives a stored response as it was answered, on any edge", OPENAI

@@ -8,23 +8,11 @@ import msgspec
 from edge.inbox import Inbox
 from edge.responses.compaction import to_compaction
 from edge.responses.reader import ResponseReader
-from edge.sse import Answering, Source
+from edge.sse import Answering, Source, told_error
 from schemas import frames
 from schemas.api.items import Item
 from schemas.errors import JanError
 from schemas.responses.story import Ended, decode_entry
-
-
-class _Problem(msgspec.Struct):
-    code: str
-    message: str
-
-
-class _Failed(msgspec.Struct):
-    error: _Problem | None = None
-
-
-_decode_failed = msgspec.json.Decoder(_Failed).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +57,6 @@ class ResponseAnswering(Answering):
         """Send the object that the loop's last entry has; `body` are all its frames."""
         last = decode_entry(frames.chunk_of(frames.split_events(body)[-1]))
         assert isinstance(last, Ended)
-        problem = _decode_failed(last.response).error
-        if last.refusal and problem is not None:
-            raise JanError(problem.message, status=last.refusal, code=problem.code)
+        if last.envelope is not None:
+            raise told_error(bytes(last.envelope), last.refusal)
         await Answering._send_json(self, bytes(last.response))

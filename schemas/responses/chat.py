@@ -32,7 +32,8 @@ def to_chat(
     """
     recorded = request.prepared.recorded
     earlier = recorded.said if recorded is not None else []
-    messages = [*to_history(request, items), *earlier, *fold.to_messages()]
+    history = without_oldest(to_history(request, items), fold.trimmed)
+    messages = [*history, *earlier, *fold.to_messages()]
     if correction is not None:
         messages.append({"role": "user", "content": correction})
     fields: dict[str, Any] = {"model": request.model, "messages": messages}
@@ -69,6 +70,20 @@ def to_history(request: PreparedRequest, items: Sequence[Item]) -> list[Message]
     if prepared.messages is not None:
         messages += msgspec.json.decode(prepared.messages, type=list[dict[str, Any]])
     return messages + to_messages([*prepared.context, *items])
+
+
+def without_oldest(messages: Sequence[Message], count: int) -> list[Message]:
+    """Leave out so many of the oldest messages: no instructions, and never the last one.
+
+    The output of a tool goes with the call that it answers: an engine takes neither alone.
+    """
+    first = 0
+    while first < len(messages) and messages[first]["role"] == "system":
+        first += 1
+    start = min(first + count, len(messages) - 1)
+    while start < len(messages) - 1 and messages[start]["role"] == "tool":
+        start += 1
+    return [*messages[:first], *messages[max(start, first) :]]
 
 
 def _to_limits(request: PreparedRequest, fold: ResponseFold) -> dict[str, Any]:

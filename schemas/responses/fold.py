@@ -25,6 +25,7 @@ from schemas.responses.story import (
     Progressed,
     Returned,
     Stepped,
+    Trimmed,
     decode_entry,
 )
 from schemas.responses.texts import Citations
@@ -49,6 +50,8 @@ class ResponseFold:
         self.step: Stepped | None = None  # whose frames come next
         self.steps = 0  # that have ended
         self.corrections = 0
+        self.trimmed = 0  # messages, the oldest ones, that the model is not shown
+        self.trims = 0  # steps that were refused for what they had to read
         self.cut: str | None = None  # why the last step stopped early: incomplete_details.reason
         self.calls: list[ToolCall] = []  # of the last step
         self.called: dict[str, str] = {}  # item → the call's own id, of those given to workers
@@ -92,6 +95,8 @@ class ResponseFold:
                 self._speech = Speech(self.output, self.offers or {}, self._citations)
                 self.calls = []
                 self.held = [] if self.begun is not None and self.begun.judged else None
+            case Trimmed(messages):
+                self._trim(messages)
             case Judged(correction):
                 self._judge(correction)
             case Called(calls):
@@ -187,6 +192,14 @@ class ResponseFold:
         call.close(whole=True)
         self.calls.append(call)
         self.messages.append(_to_message("", [call]))
+
+    def _trim(self, messages: int) -> None:
+        """Forget a step that was refused and has said nothing."""
+        self.trimmed, self.trims = messages, self.trims + 1
+        if self.held is None:
+            self.messages.pop()
+        else:
+            self.held, self._speech = None, None
 
     def _judge(self, correction: str | None) -> None:
         """Tell what a step has said, or keep it between the loop and the model."""

@@ -80,6 +80,15 @@ class Stepped(msgspec.Struct, frozen=True, tag="step", tag_field="t"):
     run_id: str
 
 
+class Trimmed(msgspec.Struct, frozen=True, tag="trimmed", tag_field="t"):
+    """The last step was refused, as its model can't read so much: the next ones leave out more.
+
+    `messages` is how many of the oldest ones, instructions aside.
+    """
+
+    messages: int
+
+
 class Judged(msgspec.Struct, frozen=True, tag="judged", tag_field="t", omit_defaults=True):
     """The loop has looked at what the last step said: it is told, unless it is to be corrected."""
 
@@ -116,15 +125,26 @@ class Returned(msgspec.Struct, frozen=True, tag="returned", tag_field="t", omit_
 class Ended(msgspec.Struct, frozen=True, tag="ended", tag_field="t", omit_defaults=True):
     """The end: the response as it will be stored.
 
-    `refusal` is the HTTP status of one that failed before it began to answer.
+    `refusal` is the HTTP status of one that failed before it began to answer, `envelope` its error.
     """
 
     response: msgspec.Raw
     refusal: int = 0
+    envelope: OptionalRaw = None
 
 
 Entry = (
-    Begun | Offered | Added | Approved | Stepped | Judged | Called | Progressed | Returned | Ended
+    Begun
+    | Offered
+    | Added
+    | Approved
+    | Stepped
+    | Trimmed
+    | Judged
+    | Called
+    | Progressed
+    | Returned
+    | Ended
 )
 
 

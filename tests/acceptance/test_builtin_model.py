@@ -1,6 +1,7 @@
 """What `./jan up` serves when it is told nothing: the model that comes along."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -90,3 +91,31 @@ def test_a_prompt_that_is_too_long_names_the_field(client: openai.OpenAI) -> Non
             model=MODEL, messages=[{"role": "user", "content": "word " * 9000}]
         )
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
+
+
+@pytest.mark.requirement("responses.truncation")
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_input_that_is_too_long_is_refused_or_loses_its_oldest(
+    client: openai.OpenAI, stream: bool
+) -> None:
+    said: Any = [
+        {"role": ("user", "assistant")[number % 2], "content": f"Word {number} of many. " * 20}
+        for number in range(60)
+    ]
+    asked: Any = [*said, {"role": "user", "content": "What is Jan Server?"}]
+    options: Any = {"model": MODEL, "input": asked, "instructions": "Be short.", "temperature": 0}
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.responses.create(**options)
+    assert refused.value.code == "context_length_exceeded"
+    if not stream:
+        response = client.responses.create(**options, truncation="auto")
+    else:
+        events = list(client.responses.create(**options, truncation="auto", stream=True))
+        assert [event.sequence_number for event in events] == list(range(len(events)))
+        last = events[-1]
+        assert last.type == "response.completed"
+        response = last.response
+    assert response.status == "completed"
+    assert [item.type for item in response.output] == ["message"]
+    assert response.usage is not None
+    assert response.usage.input_tokens < 2048

@@ -25,7 +25,7 @@ from schemas.events import encode_run_accepted
 from schemas.history import History
 from schemas.objects import request_name
 from schemas.responses.calls import ToolCall
-from schemas.responses.chat import to_chat
+from schemas.responses.chat import to_chat, to_history, without_oldest
 from schemas.responses.fold import ResponseFold
 from schemas.responses.prepared import PreparedRequest, decode_prepared, input_items
 from schemas.responses.recorded import find_result
@@ -41,6 +41,7 @@ from schemas.responses.story import (
     Progressed,
     Returned,
     Stepped,
+    Trimmed,
     encode_entry,
     is_story,
     result_of,
@@ -72,6 +73,7 @@ _SLACK: Final = 3.0  # seconds after its deadline in which a part's own word abo
 _WIND_UP: Final = 2.0  # seconds that a step has to end by itself when the response does
 _STORE_SECONDS: Final = 5.0
 _AGAIN: Final = 1.0
+_TOO_LONG: Final = "context_length_exceeded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ class Response(LongRun):
             fold = self._fold
             while True:
                 if fold.step is not None:
-                    await self._until_step_ends(mailbox, fold.step)
+                    await self._until_step_ends(writer, mailbox, fold.step)
                 elif fold.to_judge is not None:
                     self._say(writer, Judged(to_correction(self._request, fold)))
                 elif fold.pending:
@@ -131,7 +133,7 @@ class Response(LongRun):
         await self._wind_up(writer, error)
         if isinstance(error, Cancelled):
             return self._end("cancelled", "cancelled")
-        refusal = 0 if self._fold.items else error.http_status
+        refusal = None if self._fold.items else error
         problem = {"code": _to_code(error), "message": error.message}
         return self._end("failed", "failed", refusal=refusal, error=problem)
 
@@ -231,7 +233,7 @@ class Response(LongRun):
     async def _step(self, writer: Writer) -> None:
         """Have the next step of inference done."""
         number = self._fold.steps + 1
-        last = number >= self._office.settings.response_depth
+        last = number - self._fold.trims >= self._office.settings.response_depth
         body = to_chat(self._request, self._input, self._fold, last=last)
         step = await self._carrying(to_step(self.job, number), body)
         self._say(writer, Stepped(number, step.run_id))
@@ -257,7 +259,7 @@ class Response(LongRun):
         await self._office.objects.put(reference, body)
         return msgspec.structs.replace(step, request_ref=reference)
 
-    async def _until_step_ends(self, mailbox: Mailbox, step: Stepped) -> None:
+    async def _until_step_ends(self, writer: Writer, mailbox: Mailbox, step: Stepped) -> None:
         """Wait for a step's commit. Raises the error that it ended with."""
         until = self.job.deadline + _SLACK
         while True:
@@ -267,9 +269,23 @@ class Response(LongRun):
             history = await self._parts.read(self.job.edge, step.run_id)
             if history.commit is None and time.time() > until:
                 raise InternalError("no worker has ended the step in time")
+            said = len(self._fold.items)
             if self._hear(history):
-                raise_for(history)
+                error = to_error(history)
+                if error is not None and not self._may_trim(error, said):
+                    raise error
+                if error is not None:
+                    self._say(writer, Trimmed(max(1, 2 * self._fold.trimmed)))
                 return
+
+    def _may_trim(self, error: JanError, said: int) -> bool:
+        """Whether a step that was refused for its length is tried again with less to read."""
+        fold = self._fold
+        if self._request.truncation != "auto" or error.wire_code != _TOO_LONG:
+            return False
+        history = to_history(self._request, self._input)
+        more = without_oldest(history, max(1, 2 * fold.trimmed))
+        return len(fold.items) == said and len(more) < len(without_oldest(history, fold.trimmed))
 
     def _hear(self, history: History) -> bool:
         """Fold a step's frames if it has ended."""
@@ -310,7 +326,7 @@ class Response(LongRun):
             self._request.max_tool_calls or settings.response_tool_calls,
             settings.response_tool_calls,
         )
-        hidden = fold.steps >= settings.response_depth
+        hidden = fold.steps - fold.trims >= settings.response_depth
         given: list[ToolCall] = []
         for call in calls:
             refusal = None
@@ -375,7 +391,7 @@ class Response(LongRun):
     def _find_end(self) -> Ending | None:
         """How it ends, if it does now."""
         fold, settings = self._fold, self._office.settings
-        if not fold.steps:
+        if fold.steps == fold.trims:
             return None
         size = len(encode(fold.items))
         if size > settings.response_bytes:
@@ -384,7 +400,7 @@ class Response(LongRun):
             return self._end("completed", "incomplete", reason=fold.cut)
         if any(call.is_clients for call in fold.calls):
             return self._end("completed", "completed")
-        if fold.steps >= settings.response_depth and fold.calls:
+        if fold.steps - fold.trims >= settings.response_depth and fold.calls:
             return self._end("completed", "incomplete", reason="max_tool_calls")
         most = self._request.max_output_tokens
         if fold.calls and most is not None and fold.usage.output_tokens >= most:
@@ -398,7 +414,7 @@ class Response(LongRun):
         status: str,
         *,
         reason: str | None = None,
-        refusal: int = 0,
+        refusal: JanError | None = None,
         error: dict[str, Any] | None = None,
     ) -> Ending:
         """The last entry, with the response as it will be stored."""
@@ -406,7 +422,10 @@ class Response(LongRun):
         response = self._fold.to_response(
             status, time.time(), incomplete_details=details, error=error
         )
-        ending = Ended(msgspec.Raw(encode(response)), refusal)
+        ending = Ended(msgspec.Raw(encode(response)))
+        if refusal is not None:
+            envelope = msgspec.Raw(refusal.to_wire(self.job.request_id))
+            ending = Ended(ending.response, refusal.http_status, envelope)
         return Ending(
             run_status,
             chunk=encode_entry(ending),
@@ -480,19 +499,19 @@ class _Envelope(msgspec.Struct):
     error: _Told
 
 
-def raise_for(history: History) -> None:
-    """Raise what a step ended with, if it did not end well."""
+def to_error(history: History) -> JanError | None:
+    """What a step ended with, if it did not end well."""
     assert history.commit is not None
     if history.commit.status == "completed":
-        return
+        return None
     told = msgspec.json.decode(history.error, type=_Envelope).error if history.error else _Told()
     if history.commit.status == "cancelled":
-        raise Cancelled(told.message)
-    raise JanError(
+        return Cancelled(told.message)
+    return JanError(
         told.message,
         type=told.type,
         code=told.code,
-        param=told.param,
+        param="input" if told.param == "messages" else told.param,
         retry_after=told.retry_after,
         status=history.error_status or 500,
     )

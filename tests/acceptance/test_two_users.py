@@ -142,8 +142,11 @@ NOBODYS: Mapping[str, str] = {
     "/v1/models": "models are everybody's",
     "/v1/swagger": "pages",
     "/v1/public": "a share is everybody's who has its link",
+    "/v1/mcp-tools": "the server's tools are everybody's",
+    "/v1/admin/tools": "they are the operator's to switch",
+    "/v1/containers": "only code makes files: test_a_file_that_code_makes_is_its_owners",
 }
-"""Paths with parameters that name nothing of a user's, and why."""
+"""Paths with parameters that are not asked for here, and why."""
 
 BODIES: Mapping[tuple[str, str], Any] = {
     ("POST", "/v1/conversations/{id}/items"): {"items": [ITEM]},

@@ -104,7 +104,7 @@ async def carry_out(
     order: Order,
     connection: Connection,
     started: float,
-    answering: type[Answering] = Answering,
+    answering: Callable[..., Answering] = Answering,
 ) -> None:
     """Start a run and answer with what it generates; `started` on the performance counter."""
     scope, receive, send = connection

@@ -65,6 +65,33 @@ class Source(Protocol):
         """Wait for bytes for the client."""
 
 
+class Derived:
+    """What makes something else of a run's bytes: all but the bytes is as its reader has it."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    @property
+    def fold(self) -> frames.Fold:
+        """What was read so far."""
+        return self._reader.fold
+
+    @property
+    def done(self) -> bool:
+        """Whether the run is committed and all of it was handed out."""
+        return self._reader.done
+
+    @property
+    def closed(self) -> bool:
+        """Whether the reading was stopped."""
+        return self._reader.closed
+
+    @property
+    def error(self) -> frames.Frame | None:
+        """The error frame that ended the run, if one did."""
+        return self._reader.error
+
+
 @dataclass(frozen=True, slots=True)
 class Answering:
     """One request being answered: `started` on the performance counter."""

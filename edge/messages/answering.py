@@ -7,37 +7,17 @@ from edge.inbox import Reader
 from edge.messages.answer import to_message
 from edge.messages.errors import to_wire
 from edge.messages.stream import START, MessageStream, Position
-from edge.sse import Answering, Source
+from edge.sse import Answering, Derived, Source
 from schemas import frames
 from schemas.errors import JanError
 
 
-class Translated:
+class Translated(Derived):
     """A run's reader whose stream is one of Messages."""
 
     def __init__(self, reader: Reader, after: Position) -> None:
-        self._reader = reader
+        super().__init__(reader)
         self._stream = MessageStream(reader.run_id, after)
-
-    @property
-    def fold(self) -> frames.Fold:
-        """What was read so far."""
-        return self._reader.fold
-
-    @property
-    def done(self) -> bool:
-        """Whether all was handed out."""
-        return self._reader.done
-
-    @property
-    def closed(self) -> bool:
-        """Whether the reading was stopped."""
-        return self._reader.closed
-
-    @property
-    def error(self) -> frames.Frame | None:
-        """The error frame that ended the run, if one did."""
-        return self._reader.error
 
     async def next(self, until: float) -> bytes:
         """Wait for bytes for the client; those of a result are not yet translated."""

@@ -3,40 +3,26 @@
 from collections import deque
 
 from edge.inbox import Inbox, Reader
+from edge.sse import Derived
 from schemas import frames
 from schemas.history import DONE
 from schemas.responses.fold import ResponseFold
 from schemas.responses.story import Stepped
 
 
-class ResponseReader:
+class ResponseReader(Derived):
     """Where the events of a response come from: those after the number `after`."""
 
     def __init__(self, inbox: Inbox, reader: Reader, after: int = -1) -> None:
+        super().__init__(reader)
         self.story = ResponseFold(reader.run_id, after)
         self._inbox = inbox
-        self._reader = reader
         self._entries: deque[bytes] = deque()
-
-    @property
-    def fold(self) -> frames.Fold:
-        """What was read of the loop so far."""
-        return self._reader.fold
 
     @property
     def done(self) -> bool:
         """Whether the response has ended and all of it was handed out."""
         return self._reader.done and not self._entries and self.story.step is None
-
-    @property
-    def closed(self) -> bool:
-        """Whether the reading was stopped."""
-        return self._reader.closed
-
-    @property
-    def error(self) -> frames.Frame | None:
-        """The error frame that ended it before it began, if one did."""
-        return self._reader.error
 
     async def next(self, until: float) -> bytes:
         """Wait for events. Empty once `until` has passed, all were told or the reader closed."""

@@ -1,6 +1,7 @@
 """/v1/responses: create, get, read on, cancel, delete, and what was asked."""
 
 import time
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -9,7 +10,16 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from edge.generation import answer, first_wanted, query, read_body, send_json, to_caller, to_note
+from edge.generation import (
+    answer,
+    carry_out,
+    first_wanted,
+    query,
+    read_body,
+    send_json,
+    to_caller,
+    to_note,
+)
 from edge.requests import answer_json, read_paging, stored_of
 from edge.responses.answering import CompactionAnswering, CountAnswering, ResponseAnswering
 from edge.responses.lookup import to_queued
@@ -31,9 +41,11 @@ class Create:
         if body is None:
             return
         state, caller = state_of(scope), to_caller(scope)
-        stream = query(scope, "stream") == "true"
         order = await state["preparation"].to_order(
-            body, caller.principal, stream=stream, before=state.get("said_before")
+            body,
+            caller.principal,
+            stream=query(scope, "stream") == "true",
+            before=state.get("said_before"),
         )
         runs = state["runs"]
         run = await runs.accept(order, caller)
@@ -58,11 +70,9 @@ class CountTokens:
         body = await read_body(receive)
         if body is None:
             return
-        state, caller = state_of(scope), to_caller(scope)
-        runs = state["runs"]
-        run = await runs.accept(await state["preparation"].to_count(body, caller.principal), caller)
-        answering = CountAnswering(run, runs.options, receive, send, caller.request_id, started)
-        await answer(runs, answering)
+        principal = to_caller(scope).principal
+        order = await state_of(scope)["preparation"].to_count(body, principal)
+        await carry_out(order, (scope, receive, send), started, CountAnswering)
 
 
 class Compact:
@@ -74,21 +84,11 @@ class Compact:
         body = await read_body(receive)
         if body is None:
             return
-        state, caller = state_of(scope), to_caller(scope)
-        runs, preparation = state["runs"], state["preparation"]
-        order, items = await preparation.to_summary(body, caller.principal)
-        run = await runs.accept(order, caller)
-        answering = CompactionAnswering(
-            run,
-            runs.options,
-            receive,
-            send,
-            caller.request_id,
-            started,
-            items=items,
-            sealing_key=state["settings"].sealing_key.get_secret_value(),
-        )
-        await answer(runs, answering)
+        state, principal = state_of(scope), to_caller(scope).principal
+        order, items = await state["preparation"].to_summary(body, principal)
+        key = state["settings"].sealing_key.get_secret_value()
+        answering = partial(CompactionAnswering, items=items, sealing_key=key)
+        await carry_out(order, (scope, receive, send), started, answering)
 
 
 class Retrieve:

@@ -29,8 +29,9 @@ def with_model(schema: Any) -> Any:
 
 @pytest.mark.requirement("input.fuzz")
 def test_no_generated_request_is_a_fault_of_ours(
-    server: LaunchedServer, api_key: str, http: httpx.Client, tmp_path: Path
+    server: LaunchedServer, http: httpx.Client, tmp_path: Path
 ) -> None:
+    api_key = server.create_key("--name", "fuzz")
     document = tmp_path / "openapi.json"
     document.write_text(json.dumps(with_model(http.get("/v1/openapi.json").json())))
     done = subprocess.run(
@@ -41,6 +42,7 @@ def test_no_generated_request_is_a_fault_of_ours(
             *("--checks", "not_a_server_error", "--phases", "examples,coverage,fuzzing"),
             *("--max-time", str(SECONDS), "--request-timeout", "20", "--workers", "1"),
             *("--seed", "1", "--no-color"),
+            *("--exclude-path", "/v1/users/me"),  # after its DELETE the key is no longer one
         ],
         cwd=tmp_path,
         capture_output=True,

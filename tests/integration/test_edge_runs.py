@@ -270,7 +270,7 @@ async def test_a_job_carries_what_a_request_was_resolved_to_and_the_log_the_clie
 
 
 def replace_request(command: RunInference) -> RunInference:
-    return msgspec.structs.replace(command, request=None, request_ref=None)
+    return msgspec.structs.replace(command, request=None, request_ref=None, sources=None)
 
 
 async def test_a_large_body_travels_by_the_object_store(

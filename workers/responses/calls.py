@@ -32,12 +32,9 @@ def call_id_of(job: RunInference, call: ToolCall) -> str:
 def to_call_job(job: RunInference, call: ToolCall, offer: Offer) -> CallTool:
     """The job that has a call carried out."""
     now = time.time()
-    tool, options = offer.tool, offer.options
-    if offer.kind == "mcp":  # a server's that the request names: how to reach it is in the options
-        tool, options = MCP_TOOL, _with_name(offer)
     return CallTool(
         call_id=call_id_of(job, call),
-        tool=tool,
+        tool=offer.tool,
         arguments=_to_json(call.arguments),
         principal=job.principal,
         edge=EDGE,
@@ -45,17 +42,12 @@ def to_call_job(job: RunInference, call: ToolCall, offer: Offer) -> CallTool:
         deadline=min(job.deadline, now + offer.timeout),
         request_id=job.request_id,
         parent=job.run_id,
-        options=options,
+        options=offer.options,
         api_key=job.api_key,
         traceparent=job.traceparent,
         content=job.content,
         idempotent=offer.idempotent,
     )
-
-
-def _with_name(offer: Offer) -> msgspec.Raw:
-    options = msgspec.json.decode(offer.options or b"{}", type=dict[str, msgspec.Raw])
-    return msgspec.Raw(encode(options | {"name": msgspec.Raw(encode(offer.tool))}))
 
 
 def _to_json(arguments: str) -> msgspec.Raw:

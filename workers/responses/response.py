@@ -20,7 +20,15 @@ from schemas.api.items import Item
 from schemas.api.response_tools import McpTool
 from schemas.api.responses import to_object
 from schemas.commands import MAX_EMBEDDED, RunInference, decode_run_inference, encode
-from schemas.errors import BusError, Cancelled, InternalError, InvalidRequest, JanError, QueueFull
+from schemas.errors import (
+    BusError,
+    Cancelled,
+    InternalError,
+    InvalidRequest,
+    JanError,
+    NotFound,
+    QueueFull,
+)
 from schemas.events import encode_run_accepted
 from schemas.history import History
 from schemas.objects import request_name
@@ -139,12 +147,17 @@ class Response(LongRun):
 
     async def follow_up(self, history: History) -> None:
         """Have its webhook sent, if it has one."""
-        if self.job.replay_of is not None or not self.job.background:
+        told = self.job.background and self.job.replay_of is None and is_story(history.chunks)
+        result = result_of(history.chunks)[0] if told else None
+        if result is None:
             return
-        await self._read_request()
-        result, _ = result_of(history.chunks) if is_story(history.chunks) else (None, None)
+        try:
+            await self._read_request()
+        except NotFound:
+            logger.error("a request is gone: no webhook is sent", run_id=self.job.run_id)
+            return
         url = self._request.webhook
-        if url is None or result is None:
+        if url is None:
             return
         response = msgspec.json.decode(result)
         webhook = of_response(self.job.run_id, response, url, self.job.principal)

@@ -71,7 +71,7 @@ class Call(Carried):
         )
         self.job = job
         self._place = place
-        self._tool = place.toolbox.find(job.tool)
+        self._tool = place.toolbox.find_for(job)
         self._told = 0.0
         self._given_up = False
 

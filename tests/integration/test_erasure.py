@@ -219,14 +219,27 @@ class Place:
             async with engine.connect() as connection:
                 await connection.execution_options(isolation_level="AUTOCOMMIT")
                 await connection.execute(text("VACUUM FULL"))
-                # Its old files would be kept, to be written over.
-                await connection.execute(text("ALTER SYSTEM SET wal_recycle = off"))
-                await connection.execute(text("SELECT pg_reload_conf()"))
                 for _ in range(3):
                     await connection.execute(text("SELECT pg_switch_wal()"))
                     await connection.execute(text("CHECKPOINT"))
         finally:
             await engine.dispose()
+
+
+async def keep_no_old_wal(url: str) -> None:
+    """Have PostgreSQL remove old files of its log: they would be kept, to be written over.
+
+    Said before anything is written, as it takes a moment until it is heeded.
+    """
+    engine = open_engine(url, pool_size=1)
+    try:
+        async with engine.connect() as connection:
+            await connection.execution_options(isolation_level="AUTOCOMMIT")
+            await connection.execute(text("ALTER SYSTEM SET wal_recycle = off"))
+            await connection.execute(text("SELECT pg_reload_conf()"))
+            await connection.execute(text("CHECKPOINT"))
+    finally:
+        await engine.dispose()
 
 
 def files_with(word: str, *folders: Path) -> list[str]:
@@ -251,6 +264,7 @@ async def place(
         open_bus(nats.url("cli"), name="cli") as cli,
         open_bus(nats.url("tools"), name="tools") as tools,
     ):
+        await keep_no_old_wal(url)
         stored = of_edge(edge)
         yield Place(nats, own_postgres, url, edge, inference, cli, tools, stored, tmp_path / "data")
 

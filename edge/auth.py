@@ -2,9 +2,9 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 from edge.issuer import Issuer
 from edge.keys import Keys
@@ -49,14 +49,18 @@ class GuestLimits:
     in_flight: int
 
 
-class Authenticator:
-    """Turns a request's credentials into a principal, in memory.
+class Revocations(Protocol):
+    """What knows the sessions that have ended before their access tokens did."""
 
-    `revoked` tells the sessions that have ended before their access tokens did.
-    """
+    def has(self, session: str, principal: str) -> bool:
+        """Tell whether a principal's session has ended."""
+
+
+class Authenticator:
+    """Turns a request's credentials into a principal, in memory."""
 
     def __init__(
-        self, keys: Keys, issuer: Issuer, guests: GuestLimits, revoked: Container[str]
+        self, keys: Keys, issuer: Issuer, guests: GuestLimits, revoked: Revocations
     ) -> None:
         self._keys = keys
         self._issuer = issuer
@@ -110,7 +114,7 @@ class Authenticator:
         if principal.expires_at < time.time():
             self._tokens.pop(token, None)
             raise Unauthorized("the access token has expired", code="token_expired")
-        if principal.session in self._revoked:
+        if principal.session is not None and self._revoked.has(principal.session, principal.id):
             raise Unauthorized("the session was ended", code="token_revoked")
         return principal
 

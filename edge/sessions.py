@@ -2,6 +2,7 @@
 
 Bucket `sessions`: `session.<id>` holds the session with hashes only; `revoked.<id>` says for as
 long as an access token may live that those of the session are void, and every edge watches it.
+`revoked.user-<hash>` says it of all sessions that a principal had then, while any of them may live.
 
 A refresh token is `rt_<session>.<family>.<turn>`. The family's secret stays, the turn's changes
 with each refresh: who knows the family but not the turn shows a token that was used before. Either
@@ -25,6 +26,7 @@ from schemas.api.auth import TokenPair
 from schemas.errors import BusError, BusUnavailable, Conflict, Unauthorized
 
 REVOKED = "revoked"
+_USER = f"{REVOKED}.user-"
 _ATTEMPTS = 3
 
 
@@ -41,21 +43,43 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     v: int = 1
 
 
+class Gone(msgspec.Struct, frozen=True):
+    """A principal who was deleted then (unix seconds), with all sessions."""
+
+    principal: str
+    at: float
+
+
+_decode_gone = msgspec.json.Decoder(Gone).decode
+
+
 class Revoked:
     """Sessions whose access tokens are void; fed by a watch on `revoked.>`."""
 
     def __init__(self, lifetime: float) -> None:
         self._lifetime = lifetime
         self._until: dict[str, float] = {}
+        self._gone: dict[str, float] = {}  # a principal → when all sessions ended
 
-    def __contains__(self, session: object) -> bool:
-        """Tell whether a session has ended."""
-        return session in self._until
+    def has(self, session: str, principal: str) -> bool:
+        """Tell whether a principal's session has ended."""
+        if session in self._until:
+            return True
+        gone = self._gone.get(principal)
+        return gone is not None and ids.created_ms(session) / 1000 <= gone
 
     def on_change(self, key: str, value: bytes | None, _revision: int) -> None:
         """Take a change from the bucket's watch; an entry that has expired was needed no more."""
-        if value is not None:
+        if value is None:
+            return
+        if key.startswith(_USER):
+            self.add_principal(_decode_gone(value))
+        else:
             self.add(key.removeprefix(f"{REVOKED}."))
+
+    def add_principal(self, gone: Gone) -> None:
+        """End all sessions that a principal has had until then."""
+        self._gone[gone.principal] = max(gone.at, self._gone.get(gone.principal, 0.0))
 
     def add(self, session: str) -> None:
         """End a session here, until its last access token has expired."""
@@ -112,6 +136,8 @@ class Sessions:
             session = msgspec.json.decode(entry.value, type=Session)
             if not _same(family, session.family) or session.expires_at < time.time():
                 break
+            if self._revoked.has(session_id, session.principal):
+                break
             if not _same(turn, session.turn):
                 await self.end(session_id)
                 raise Unauthorized(
@@ -153,6 +179,14 @@ class Sessions:
             await self._bucket.put(f"{REVOKED}.{session_id}", b"{}", ttl=ttl)
             await self._bucket.delete(_key(session_id))
         self._revoked.add(session_id)
+
+    async def end_all(self, principal: str) -> None:
+        """End all sessions of a principal, on every edge."""
+        gone = Gone(principal, time.time())
+        key = _USER + hashlib.sha256(principal.encode()).hexdigest()[:32]
+        with _bus_errors():
+            await self._bucket.put(key, msgspec.json.encode(gone), ttl=self._refresh_lifetime)
+        self._revoked.add_principal(gone)
 
     def _to_pair(self, session_id: str, session: Session, family: str, turn: str) -> TokenPair:
         now = int(time.time())

@@ -197,6 +197,7 @@ REQUIREMENTS: dict[str, Requirement] = {
     "users.delete": R(
         "who is deleted has nothing left, in tables or log, but what was used", SERVER
     ),
+    "users.sessions": R("the sessions of a user who is deleted end on every edge", SERVER),
     "users.keys": R("the API keys of who is deleted are refused on every edge", SERVER),
     "conversations.items": Requirement(
         "Items are appended, listed both ways page by page, read and deleted", OPENAI

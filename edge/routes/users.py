@@ -16,7 +16,7 @@ from schemas.errors import InvalidRequest
 async def delete_me(request: Request) -> Response:
     """DELETE /v1/users/me: everything of the caller's, from the log too; usage stays counted.
 
-    Their API keys are revoked.
+    Their API keys are revoked, and their sessions ended.
     """
     _, caller = stored_of(request)
     return await _delete(request, caller)
@@ -40,7 +40,9 @@ async def _delete(request: Request, caller: Caller) -> Response:
     stored = state["stored"]
     await delete_all(stored, caller)  # bit by bit: there can be any number of items
     body = writes.DeleteUser(keys=state["keys"].has_any(caller.principal))
-    return answer_json(await stored.command("users", "delete", caller, body))
+    answer = await stored.command("users", "delete", caller, body)
+    await state["sessions"].end_all(caller.principal)
+    return answer_json(answer)
 
 
 ROUTES: list[BaseRoute] = [

@@ -172,6 +172,21 @@ def test_who_deletes_himself_has_nothing_left_but_what_he_used(server: LaunchedS
         assert len(http.get("/v1/conversations").json()["data"]) == 1
 
 
+@pytest.mark.requirement("users.sessions")
+def test_the_sessions_of_who_is_deleted_have_ended_on_every_edge(server: LaunchedServer) -> None:
+    with http_client(server.url) as http:
+        pair = http.post("/auth/guest-login").raise_for_status().json()
+    with http_client(server.url, pair["access_token"]) as http:
+        assert http.delete("/v1/users/me").status_code == 200
+    for url in server.edges:
+        with http_client(url, pair["access_token"]) as http:
+            refused = eventually(lambda http=http: refusal_of(http))  # type: ignore[misc]
+            assert refused == ("token_revoked", "the session was ended")
+        with http_client(url) as http:
+            again = http.post("/auth/refresh-token", json={"refresh_token": pair["refresh_token"]})
+            assert again.status_code == 401
+
+
 @pytest.mark.requirement("users.keys")
 def test_the_keys_of_who_is_deleted_are_refused_on_every_edge(server: LaunchedServer) -> None:
     keys = [server.create_key("--name", name, "--principal", "user_of_two") for name in "ab"]

@@ -4,27 +4,40 @@ import time
 from typing import Any, Final
 
 import msgspec
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from edge.generation import Connection, carry_out, query, read_body, to_caller
-from edge.orders import Into
+from edge.orders import Caller, Into
 from edge.requests import answer_json, read_paging, stored_of
 from edge.requests import read_body as read_small_body
 from edge.routes.chat import order_of
 from edge.routes.conversations import NOUN
 from edge.state import state_of
+from edge.stored import Stored
 from schemas import ids, writes
 from schemas.api import chat
 from schemas.api import turns as api
 from schemas.api.items import to_items
 from schemas.api.needs import needs_of
 from schemas.commands import encode
-from schemas.errors import InvalidRequest
+from schemas.errors import (
+    BusUnavailable,
+    Conflict,
+    InvalidRequest,
+    JanError,
+    NotFound,
+    RateLimited,
+    Unavailable,
+)
 from schemas.queries.conversations import AskItems
 
+logger = structlog.get_logger()
+
+_REFUSALS: Final = (RateLimited, Conflict, InvalidRequest, NotFound, Unavailable)
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _OWN: Final = ("content", "branch", "conversation")  # fields that no engine knows
 
@@ -103,7 +116,24 @@ class Regenerate:
         answer = await state["stored"].command(NOUN, "regenerate", caller, command)
         forked = msgspec.json.decode(answer, type=api.Forked)
         into = Into(forked.conversation, forked.branch)
-        await _run(request, _decode_fields(body), into, (scope, receive, send), started)
+        try:
+            await _run(request, _decode_fields(body), into, (scope, receive, send), started)
+        except _REFUSALS as refusal:
+            # It may have been accepted; and a repeat under the same key goes on with this fork.
+            if caller.idempotency_key is None and not isinstance(refusal, BusUnavailable):
+                await _take_back(state["stored"], caller, forked)
+            raise
+
+
+async def _take_back(stored: Stored, caller: Caller, forked: api.Forked) -> None:
+    """Remove the fork of a run that was refused, as if nobody had asked for it."""
+    for verb, name in (("activate_branch", forked.parent), ("delete_branch", forked.branch)):
+        body = writes.NamedBranch(forked.conversation, name)
+        try:
+            await stored.command(NOUN, verb, caller, body)
+        except JanError as error:
+            logger.warning("an empty fork stays", branch=forked.branch, error=error.message)
+            return
 
 
 async def _run(

@@ -40,10 +40,11 @@ class ConversationMessageList(Struct):
 
 
 class Forked(Struct):
-    """A branch that a run goes on with."""
+    """A branch that a run goes on with; `parent` was the active one before."""
 
     conversation: str
     branch: str
+    parent: str
 
 
 decode_add = decoder(AddMessage)

@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from cli.launch import LaunchedServer
-from tests.acceptance.conftest import SCRIPTED, SIMULATED
+from tests.acceptance.conftest import SCRIPTED, SIMULATED, SLASHED
 from tests.support.server import http_client, openai_client
 from tests.support.upstream_process import UpstreamProcess
 
@@ -277,6 +277,26 @@ def test_an_answer_is_made_anew_on_a_branch(
         conversation, order="asc", extra_query={"branch": "MAIN"}
     )
     assert [kept.id for kept in main] == [kept.id for kept in before]
+
+
+@pytest.mark.requirement("turns.regenerate")
+def test_an_answer_that_can_not_be_made_anew_leaves_no_branch(
+    client: openai.OpenAI, http: httpx.Client
+) -> None:
+    image = {"type": "input_image", "image_url": "data:image/png;base64,AA==", "detail": "auto"}
+    shown = {"type": "message", "role": "user", "content": [image]}
+    seen = {"type": "message", "role": "assistant", "content": "A picture."}
+    conversation = client.conversations.create(items=[shown, seen]).id  # type: ignore[list-item]
+    [_, answer] = items(client, conversation)
+    path = f"/v1/conversations/{conversation}"
+    before = http.get(f"{path}/branches").json()
+
+    refused = http.post(f"{path}/items/{answer.id}/regenerate", json={"model": SLASHED})
+    assert refused.status_code == 400  # this model sees nothing, which the fork's history tells
+    assert [branch["name"] for branch in http.get(f"{path}/branches").json()["data"]] == [
+        branch["name"] for branch in before["data"]
+    ]
+    assert http.get(path).json()["active_branch"] == "MAIN"
 
 
 @pytest.mark.requirement("stored.completions")

@@ -36,7 +36,7 @@ async def regenerate(
     row["active_branch"] = name
     touch(row, command.at)
     rows = {"conversations": [row], "conversation_branches": [branch]}
-    answer = encode(Forked(body.conversation, name))
+    answer = encode(Forked(body.conversation, name, parent["name"]))
     return Effect(NOUN, "regenerated", body.conversation, rows, answer)
 
 

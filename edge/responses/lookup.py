@@ -1,20 +1,24 @@
 """Finding a response: as it was stored, or as far as its frames say it has come."""
 
 import time
+from contextlib import suppress
 from typing import Any, Final
 
 from bus.connection import Bus
+from edge.inbox import Reader
 from edge.stored import Stored
 from schemas import frames, ids, subjects
 from schemas.api import responses as api
 from schemas.commands import encode
-from schemas.errors import BusError, BusUnavailable, Gone, NotFound
+from schemas.errors import BusError, BusUnavailable, Gone, NotFound, Unavailable
 from schemas.history import History
 from schemas.queries import decode_answer
 from schemas.queries.responses import AskResponse
 from schemas.queries.runs import AskRun, RunRecord
 from schemas.responses.fold import ResponseFold
 
+_END_WAIT: Final = 1.0  # seconds
+_UNHEARD: Final = 5.0  # seconds that the database may need to hear of a new one
 MISSING: Final = "there is no such response"
 
 
@@ -47,6 +51,24 @@ class Lookup:
             return await self._find_stored(run_id, principal, history)
         except NotFound:
             return await self._find_waiting(run_id, principal)
+
+    async def require_kept(self, reader: Reader, principal: str) -> None:
+        """Refuse to tell again what was not to be kept, or was deleted since. Raises NotFound.
+
+        While the database is away, a response is told as long as its frames are there.
+        """
+        fold, run_id = reader.fold, reader.run_id
+        if not fold.seq and time.time() - ids.created_ms(run_id) / 1000 > _UNHEARD:
+            with suppress(Unavailable):
+                await self._find_waiting(run_id, principal)
+        elif fold.committed and not frames.is_stored(fold.last):
+            raise NotFound(MISSING)
+        elif fold.committed:
+            history = History()
+            history.event_seq = await reader.until_ended(time.monotonic() + _END_WAIT)
+            if history.event_seq:  # else it may not have come to the database yet
+                with suppress(Unavailable):
+                    await self._find_stored(run_id, principal, history)
 
     async def _find_stored(self, run_id: str, principal: str, history: History) -> bytes:
         """As it was stored. Its end may be known here before it is in the database."""

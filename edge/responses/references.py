@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from edge.prompts import render
+from edge.responses.checks import require_known_calls, require_readable
 from edge.responses.compaction import to_words
 from edge.turns import to_used
 from schemas.api import responses as api
@@ -39,6 +40,7 @@ class Resolved:
     prompt: UsedPrompt | None = None
     history: UsedHistory | None = None
     turn: Turn | None = None
+    trimmed: bool = False  # the conversation has more than is read
 
     @property
     def all_items(self) -> Sequence[Item]:
@@ -82,6 +84,10 @@ class References:
         await self._read_items(found, principal, known=before is not None)
         self._read_input(found)
         await self._read_conversation(found, principal, used.history)
+        _require_something(found)
+        if not found.trimmed:  # else the call may be in what is left out
+            messages = found.prepared.messages or b"[]"
+            require_known_calls(found.items, found.prepared.context, messages)
         return found
 
     async def _render(self, found: Resolved, principal: str, used: UsedPrompt | None) -> None:
@@ -118,6 +124,7 @@ class References:
         """Check the input's items; where it has compactions, the job gets what they say."""
         prepared = found.prepared
         items = input_items(found.request, _NOBODY, prepared.referred)
+        require_readable(items)
         prepared.context = to_words(prepared.context, self.key, "previous_response_id")
         found.items = to_words(items, self.key, "input")
         if found.items != items:
@@ -142,6 +149,7 @@ class References:
         found.prepared.instruction = context.instruction
         found.prepared.conversation = reference.id
         found.history = to_used(reference.id, context)
+        found.trimmed = context.trimmed
         found.turn = Turn(reference.id, context.branch, context.head, context.project)
 
 
@@ -153,6 +161,12 @@ def _require_content(request: api.ResponseRequest) -> None:
         raise InvalidRequest(
             f"'{missing}' is required", param=missing, code="missing_required_parameter"
         )
+
+
+def _require_something(found: Resolved) -> None:
+    """Refuse what has nothing to answer."""
+    if not (found.all_items or msgspec.json.decode(found.prepared.messages or b"[]")):
+        raise InvalidRequest("'input' is empty, and nothing was said before", param="input")
 
 
 class _Spoken(msgspec.Struct):

@@ -25,7 +25,7 @@ from edge.responses.answering import CompactionAnswering, CountAnswering, Respon
 from edge.responses.lookup import to_queued
 from edge.state import state_of
 from schemas import writes
-from schemas.errors import InvalidRequest
+from schemas.errors import InvalidRequest, JanError
 from schemas.queries.responses import AskResponseInput
 
 NOUN: Final = "responses"
@@ -109,6 +109,11 @@ class Retrieve:
         runs = state["runs"]
         run = await runs.resume(run_id, caller.principal)
         run.stream, run.stored, run.note = True, True, to_note(scope, caller)
+        try:
+            await state["responses"].require_kept(run.reader, caller.principal)
+        except JanError:
+            await runs.leave(run)
+            raise
         answering = ResponseAnswering(
             run,
             runs.options,

@@ -16,8 +16,8 @@ _LONGEST_NAME: Final = 128  # characters of a call's id and name, as in items th
 _NAMELESS: Final = "unknown"
 
 
-def to_messages(items: Iterable[Item]) -> list[Message]:
-    """Write items, oldest first, as chat messages.
+def to_messages(items: Iterable[Item], before: Iterable[str] = ()) -> list[Message]:
+    """Write items, oldest first, as chat messages; `before` are calls that were made earlier.
 
     What chat has no words for is left out: reasoning, and the calls of tools that this server or
     an upstream ran by itself. So are calls that nobody answered, unless they came last, and
@@ -25,7 +25,7 @@ def to_messages(items: Iterable[Item]) -> list[Message]:
     """
     known = list(items)
     answered = {item.get("call_id") for item in known if item["type"] in _OUTPUTS}
-    called: set[Any] = set()
+    called: set[Any] = set(before)
     messages: list[Message] = []
     for number, item in enumerate(known):
         match item["type"]:
@@ -39,6 +39,16 @@ def to_messages(items: Iterable[Item]) -> list[Message]:
                 if item.get("call_id") in called:
                     messages.append(_to_tool_message(item))
     return messages
+
+
+def call_ids(items: Iterable[Item]) -> set[str]:
+    """The calls among items that their client answers."""
+    return {item["call_id"] for item in items if item["type"] in _CALLS and item.get("call_id")}
+
+
+def answers(items: Iterable[Item]) -> set[str]:
+    """The calls that items are the outputs of."""
+    return {item["call_id"] for item in items if item["type"] in _OUTPUTS and item.get("call_id")}
 
 
 def has_images(items: Iterable[Item]) -> bool:
@@ -142,7 +152,7 @@ def _add_call(messages: list[Message], item: Item) -> None:
         function = {"name": item["name"], "arguments": item["arguments"]}
         call: dict[str, Any] = {"id": item["call_id"], "type": "function", "function": function}
     else:
-        custom = {"name": item.get("name", ""), "input": item.get("input", "")}
+        custom = {"name": item["name"], "input": item["input"]}
         call = {"id": item["call_id"], "type": "custom", "custom": custom}
     if not messages or messages[-1]["role"] != "assistant":
         messages.append({"role": "assistant", "content": None})
@@ -153,7 +163,8 @@ def _is_whole(item: Item) -> bool:
     """Whether a call was said to its end."""
     if not isinstance(item.get("call_id"), str) or item.get("status") == "incomplete":
         return False
-    return item["type"] != "function_call" or isinstance(item.get("arguments"), str)
+    said = "arguments" if item["type"] == "function_call" else "input"
+    return isinstance(item.get("name"), str) and isinstance(item.get(said), str)
 
 
 def _is_last(items: Sequence[Item], number: int) -> bool:

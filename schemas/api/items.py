@@ -35,10 +35,6 @@ _OTHER_TYPES: Final = (
     "computer_call_output",
     "mcp_list_tools",
     "mcp_call",
-    "mcp_approval_request",
-    "mcp_approval_response",
-    "custom_tool_call",
-    "custom_tool_call_output",
     "local_shell_call",
     "local_shell_call_output",
     "shell_call",
@@ -102,6 +98,25 @@ class _Reasoning(Struct):
     status: Status | None = None
 
 
+class _CustomCall(Struct):
+    call_id: CallId
+    name: Annotated[str, Meta(min_length=1, max_length=128)]
+    input: str
+    status: Status | None = None
+
+
+class _ApprovalRequest(Struct):
+    server_label: Annotated[str, Meta(max_length=128)]
+    name: Annotated[str, Meta(max_length=128)]
+    arguments: str
+
+
+class _ApprovalResponse(Struct):
+    approval_request_id: CallId
+    approve: bool
+    reason: str | None = None
+
+
 class _Other(Struct):
     call_id: CallId | None = None
     # Vendors' own: a search is searching, a call is calling.
@@ -113,6 +128,10 @@ _KINDS: Final[dict[str, type[Struct]]] = {
     "function_call": _FunctionCall,
     "function_call_output": _FunctionCallOutput,
     "reasoning": _Reasoning,
+    "custom_tool_call": _CustomCall,
+    "custom_tool_call_output": _FunctionCallOutput,
+    "mcp_approval_request": _ApprovalRequest,
+    "mcp_approval_response": _ApprovalResponse,
     **dict.fromkeys(_OTHER_TYPES, _Other),
 }
 _CHECKS: Final[dict[str, Callable[[bytes], Struct]]] = {

@@ -166,6 +166,7 @@ class _Typed(Struct):
     type: str
 
 
+_split = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_type = msgspec.json.Decoder(_Typed).decode
 
 
@@ -192,7 +193,7 @@ def _to_tool(raw: bytes, param: str) -> Tool:
                 code="unsupported_tool",
             )
         if name != kind:
-            raw = raw.replace(kind.encode(), name.encode(), 1)
+            raw = msgspec.json.encode(_split(raw) | {"type": msgspec.Raw(b'"%b"' % name.encode())})
         tool: Tool = _DECODERS[name](raw)
     except msgspec.ValidationError as error:
         found = to_invalid_request(str(error))

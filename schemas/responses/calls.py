@@ -11,6 +11,9 @@ from schemas.tools import ToolResult
 OWN_LABEL: Final = "jan"  # the server that this server's own tools are told to be of
 CLIENTS: Final = frozenset({"function", "custom"})
 
+# Clients carry out what is shown as a function's call: one of a tool that does not exist is none.
+_SHOWN_AS_MCP: Final = frozenset({"mcp", "own", "unknown"})
+
 _AT_WORK: Final = {
     "web_search": "response.web_search_call.searching",
     "file_search": "response.file_search_call.searching",
@@ -91,7 +94,7 @@ class ToolCall:
         self._tell_arguments()
         if not whole:
             self._output.end(self.place, "incomplete")
-        elif self.kind in ("function", "custom", "unknown"):
+        elif self.kind in CLIENTS:
             self._output.end(self.place, "completed")
 
     def dispatch(self) -> None:
@@ -107,9 +110,6 @@ class ToolCall:
 
     def give_back(self, result: ToolResult, include: frozenset[str]) -> None:
         """It has ended."""
-        if self.offer is None:
-            self._answer_unknown(result)
-            return
         assert self.place is not None
         well = result.status == "completed"
         item = self.place.item
@@ -126,7 +126,7 @@ class ToolCall:
                 error = result.error.message if result.error else result.output
                 item["output"] = result.output if well else None
                 item["error"] = None if well else error
-        if self.kind in ("mcp", "own"):
+        if self.kind in _SHOWN_AS_MCP:
             ending = "completed" if well else "failed"
             self._output.tell(self.place, f"response.mcp_call.{ending}")
         else:
@@ -136,7 +136,7 @@ class ToolCall:
     def _begin(self) -> Place:
         item = _to_item(self)
         place = self._output.begin(item)
-        if self.kind in ("mcp", "own"):
+        if self.kind in _SHOWN_AS_MCP:
             self._output.tell(place, "response.mcp_call.in_progress")
         elif self.kind in _AT_WORK:
             self._output.tell(place, f"response.{self.kind}_call.in_progress")
@@ -147,11 +147,11 @@ class ToolCall:
         item, tell = self.place.item, self._output.tell
         given = _to_object(self.arguments)
         match self.kind:
-            case "function" | "unknown":
+            case "function":
                 item["arguments"] = self.arguments
                 done = "response.function_call_arguments.done"
                 tell(self.place, done, name=self.name, arguments=self.arguments)
-            case "mcp" | "own":
+            case "mcp" | "own" | "unknown":
                 item["arguments"] = self.arguments
                 tell(self.place, "response.mcp_call_arguments.done", arguments=self.arguments)
             case "custom":
@@ -180,14 +180,10 @@ class ToolCall:
         )
         self._output.end(self.place)
 
-    def _answer_unknown(self, result: ToolResult) -> None:
-        told = {"call_id": self.chat_id, "output": result.output, "status": "completed"}
-        self._output.end(self._output.begin({"type": "function_call_output", **told}))
-
 
 _DELTAS: Final = {
     "function": b"response.function_call_arguments.delta",
-    "unknown": b"response.function_call_arguments.delta",
+    "unknown": b"response.mcp_call_arguments.delta",
     "mcp": b"response.mcp_call_arguments.delta",
     "own": b"response.mcp_call_arguments.delta",
 }
@@ -207,10 +203,11 @@ def _to_item(call: ToolCall) -> Item:
         case "custom":
             told = {"call_id": call.chat_id, "name": call.name, "input": ""}
             return {"type": "custom_tool_call"} | told | begun
-        case "mcp" | "own":
-            offer = call.offer
-            assert offer is not None
-            told = {"server_label": offer.label or OWN_LABEL, "name": offer.tool, "arguments": ""}
+        case "mcp" | "own" | "unknown":
+            label, name = OWN_LABEL, call.name
+            if call.offer is not None:
+                label, name = call.offer.label or OWN_LABEL, call.offer.tool
+            told = {"server_label": label, "name": name, "arguments": ""}
             ended = {"output": None, "error": None, "approval_request_id": None}
             return {"type": "mcp_call"} | told | ended | begun
         case _:

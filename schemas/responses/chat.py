@@ -1,11 +1,11 @@
 """What a step asks a model: the request and all that was said since, as one chat."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from schemas.api.history import to_messages
+from schemas.api.history import answers, to_messages
 from schemas.api.response_tools import Choice, FunctionTool
 from schemas.api.responses import JsonObjectFormat, JsonSchemaFormat
 from schemas.responses.fold import ResponseFold
@@ -15,6 +15,7 @@ from schemas.responses.story import Offer
 
 Message = dict[str, Any]
 
+_decode_messages = msgspec.json.Decoder(list[dict[str, Any]]).decode
 _SAMPLING: Final = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "user")
 
 
@@ -67,9 +68,28 @@ def to_history(request: PreparedRequest, items: Sequence[Item]) -> list[Message]
     for instruction in (prepared.instruction, request.instructions, schema):
         if instruction:
             messages.append({"role": "system", "content": instruction})
-    if prepared.messages is not None:
-        messages += msgspec.json.decode(prepared.messages, type=list[dict[str, Any]])
-    return messages + to_messages([*prepared.context, *items])
+    said = _decode_messages(prepared.messages) if prepared.messages is not None else []
+    answered = answers(items) | {message.get("tool_call_id") for message in said}
+    messages += _without_unanswered(said, answered)
+    return messages + to_messages([*prepared.context, *items], called_in(said))
+
+
+def called_in(messages: Iterable[Message]) -> set[str]:
+    """The ids of the calls that chat messages make."""
+    return {call["id"] for message in messages for call in message.get("tool_calls") or ()}
+
+
+def _without_unanswered(
+    messages: Iterable[Message], answered: Collection[str | None]
+) -> Iterator[Message]:
+    """Leave out the calls that nobody answers: engines refuse them."""
+    for message in messages:
+        calls = [call for call in message.get("tool_calls") or () if call["id"] in answered]
+        rest = {name: value for name, value in message.items() if name != "tool_calls"}
+        if calls:
+            yield rest | {"tool_calls": calls}
+        elif rest["role"] != "assistant" or rest.get("content") or rest.get("refusal"):
+            yield rest
 
 
 def without_oldest(messages: Sequence[Message], count: int) -> list[Message]:

@@ -48,6 +48,7 @@ class ResponseFold:
         self.ended: Ended | None = None
         self.offers: dict[str, Offer] | None = None
         self.step: Stepped | None = None  # whose frames come next
+        self.approvals = 0  # of the client's, that were taken
         self.steps = 0  # that have ended
         self.corrections = 0
         self.trimmed = 0  # messages, the oldest ones, that the model is not shown
@@ -62,6 +63,7 @@ class ResponseFold:
         self.held: list[bytes] | None = None  # chunks of a step that the loop is to look at
         self._said_whole = False
         self._include: frozenset[str] = frozenset()
+        self._summarised = False
 
     @property
     def items(self) -> list[Item]:
@@ -92,7 +94,7 @@ class ResponseFold:
                 self._approve(approved)
             case Stepped() as step:
                 self.step = step
-                self._speech = Speech(self.output, self.offers or {}, self._citations)
+                self._speech = self._to_speech(self.output)
                 self.calls = []
                 self.held = [] if self.begun is not None and self.begun.judged else None
             case Trimmed(messages):
@@ -121,7 +123,7 @@ class ResponseFold:
         """What the last step said, if the loop is to look at it before it is told."""
         if self.held is None or self.step is not None or self._speech is None:
             return None
-        speech = Speech(Output("", Events()), self.offers or {}, self._citations)
+        speech = self._to_speech(Output("", Events()))
         for chunk in self.held:
             speech.hear(chunk)
         speech.close(whole=self._said_whole)
@@ -156,6 +158,7 @@ class ResponseFold:
         self.events.obfuscate = begun.obfuscate
         self._include = frozenset(begun.include)
         response: Item = msgspec.json.decode(begun.response)
+        self._summarised = bool((response.get("reasoning") or {}).get("summary"))
         if begun.queued:
             queued = response | {"status": "queued"}
             self.events.tell("response.created", response=queued)
@@ -175,6 +178,7 @@ class ResponseFold:
         self.output.end(place)
 
     def _approve(self, approved: Approved) -> None:
+        self.approvals += 1
         if not approved.approve:
             told = {"name": approved.name, "arguments": approved.arguments}
             refused = f"The user did not allow this call: {msgspec.json.encode(told).decode()}"
@@ -218,11 +222,14 @@ class ResponseFold:
         self.messages.append(_to_message(speech.spoken, []))
         self.messages.append({"role": "user", "content": correction})
 
+    def _to_speech(self, output: Output) -> Speech:
+        return Speech(output, self.offers or {}, self._citations, summarised=self._summarised)
+
     def _close_speech(self) -> None:
         assert self._speech is not None
         speech, self._speech = self._speech, None
         speech.close(whole=self._said_whole)
-        self.calls = list(speech.calls.values()) if self._said_whole else []
+        self.calls = speech.calls if self._said_whole else []
         self.messages.append(_to_message(speech.spoken, self.calls))
 
     def _dispatch(self, called: dict[str, str]) -> None:

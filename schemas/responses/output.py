@@ -39,6 +39,10 @@ class Output:
         self.container = container_of(run_id)
         self._run_id = run_id
 
+    def new_call_id(self) -> str:
+        """An id for a call that begins now, whose model gave it none."""
+        return ids.derived_id("call_", self._run_id, len(self.items))
+
     def begin(self, item: Item) -> Place:
         """Append an item that is only beginning."""
         index = len(self.items)

@@ -1,13 +1,18 @@
 """What an edge adds to a response's request for the loop: what the request only refers to."""
 
+from typing import Final
+
 import msgspec
 
 from schemas.api.decoding import decoder
 from schemas.api.items import Item, id_prefix, to_item, to_message
 from schemas.api.responses import ResponseRequest
+from schemas.errors import InvalidRequest
 from schemas.ids import derived_id
 from schemas.raw import OptionalRaw
 from schemas.responses.recorded import Recorded
+
+_ASKED: Final = "mcp_approval_request"
 
 
 class Prepared(msgspec.Struct, omit_defaults=True):
@@ -64,7 +69,22 @@ def input_items(
     for number, item in enumerate(items):
         if "id" not in item:
             item["id"] = derived_id(id_prefix(item["type"]), run_id, -1 - number)
+    if not isinstance(given, str) and any(item["type"] == _ASKED for item in items):
+        _rename_asked(items, [_to_reference(raw).id for raw in given])
     return items
+
+
+def _rename_asked(items: list[Item], given: list[str]) -> None:
+    """Let what answers a question for approval name it by the id that it has got here."""
+    names = {
+        old: item["id"]
+        for old, item in zip(given, items, strict=True)
+        if item["type"] == _ASKED and old
+    }
+    for item in items:
+        old = item.get("approval_request_id")
+        if isinstance(old, str) and old in names:
+            item["approval_request_id"] = names[old]
 
 
 def _to_items(given: list[msgspec.Raw], referred: dict[str, Item]) -> list[Item]:
@@ -72,7 +92,11 @@ def _to_items(given: list[msgspec.Raw], referred: dict[str, Item]) -> list[Item]
     for number, raw in enumerate(given):
         reference = _to_reference(raw)
         if reference.type == "item_reference":
-            items += [referred[reference.id]] if reference.id in referred else []
+            if reference.id not in referred:
+                raise InvalidRequest(
+                    f"'input[{number}].id' names no item", param=f"input[{number}].id"
+                )
+            items.append(referred[reference.id])
         else:
             items.append(to_item(raw, f"input[{number}]"))
     return items

@@ -11,13 +11,14 @@ from schemas.responses.output import Output
 from schemas.responses.story import Offer
 from schemas.responses.texts import Citations, Text
 
-_REASONING: Final = "reasoning_text"
+_REASONING: Final = ("reasoning_text", "summary_text")
 _MOST_CALLS: Final = 128  # of one step; what a model calls beyond them is not heard
+_LONGEST: Final = 128  # characters of a call's id and name, as in what clients send
 
 
 class _Function(msgspec.Struct):
     name: str | None = None
-    arguments: str | None = None
+    arguments: Any = None
 
 
 class _Custom(msgspec.Struct):
@@ -26,8 +27,8 @@ class _Custom(msgspec.Struct):
 
 
 class _Call(msgspec.Struct):
-    index: int = 0
-    id: str | None = None
+    index: int | None = None
+    id: Any = None
     function: _Function | None = None
     custom: _Custom | None = None
 
@@ -59,15 +60,27 @@ _decode_logprobs = msgspec.json.Decoder(_Logprobs | None).decode
 
 
 class Speech:
-    """What a model says in a step. `spoken` is its text, `calls` are its calls in their order."""
+    """What a model says in a step. `spoken` is its text, `calls` are its calls in their order.
 
-    def __init__(self, output: Output, offers: Mapping[str, Offer], citations: Citations) -> None:
-        self.calls: dict[int, ToolCall] = {}
+    What it thinks is told as a summary if `summarised`.
+    """
+
+    def __init__(
+        self,
+        output: Output,
+        offers: Mapping[str, Offer],
+        citations: Citations,
+        *,
+        summarised: bool = False,
+    ) -> None:
+        self.calls: list[ToolCall] = []
         self.spoken = ""
         self._output = output
         self._offers = offers
         self._citations = citations
+        self._thought = _REASONING[summarised]
         self._text: Text | None = None
+        self._by_index: dict[int, tuple[Any, ToolCall]] = {}  # with the id that the model gave
 
     def hear(self, chunk: bytes) -> None:
         """Take the next chunk. What is no chunk of OpenAI's form says nothing."""
@@ -82,13 +95,13 @@ class Speech:
     def close(self, *, whole: bool) -> None:
         """The step has ended; `whole`: not in the middle of something."""
         self._close_text("completed" if whole else "incomplete")
-        for call in self.calls.values():
+        for call in self.calls:
             call.close(whole=whole)
 
     def _say(self, delta: _Delta, logprobs: msgspec.Raw | None) -> None:
         thought = delta.reasoning_content or delta.reasoning
         if thought:
-            self._write(_REASONING, thought)
+            self._write(self._thought, thought)
         if delta.content:
             probabilities = _to_logprobs(logprobs) if logprobs is not None else ()
             self._write("output_text", delta.content, probabilities)
@@ -107,12 +120,12 @@ class Speech:
     def _open(self, kind: str) -> Text:
         """Begin a part, in the open message if it belongs there."""
         before = self._text
-        if before is not None and _REASONING not in (before.kind, kind):
+        if before is not None and self._thought not in (before.kind, kind):
             self._end_part()
             return Text(self._output, before.where, kind)
         self._close_text("completed")
         item: dict[str, Any] = {"type": "message", "role": "assistant", "content": []}
-        if kind == _REASONING:
+        if kind == self._thought:
             item = {"type": "reasoning", "summary": [], "content": []}
         return Text(self._output, self._output.begin(item | {"status": "in_progress"}), kind)
 
@@ -130,20 +143,38 @@ class Speech:
         self._text = None
 
     def _call(self, piece: _Call) -> None:
-        call = self.calls.get(piece.index)
-        told = piece.function or piece.custom
-        if call is None:
-            if told is None or not told.name or len(self.calls) >= _MOST_CALLS:
-                return
-            self._close_text("completed")
-            chat_id = piece.id or f"call_{len(self._output.items)}"
-            offer = self._offers.get(told.name)
-            call = self.calls[piece.index] = ToolCall(self._output, chat_id, told.name, offer)
+        """Take a piece of a call: a new one begins with its name, under an index or an id."""
+        told, index = piece.function or piece.custom, piece.index or 0
+        known = self._by_index.get(index)
+        is_new = known is None or (piece.id and piece.id != known[0])
+        if is_new and told is not None and told.name:
+            known = self._begin_call(piece.id, told.name)
+        if known is None:
+            return
+        self._by_index[index] = known
         arguments = piece.function.arguments if piece.function is not None else None
         if piece.custom is not None and piece.custom.input:
             arguments = piece.custom.input
         if arguments:
-            call.add(arguments)
+            known[1].add(_to_text(arguments))
+
+    def _begin_call(self, given: Any, name: str) -> tuple[Any, ToolCall] | None:
+        if len(self.calls) >= _MOST_CALLS:
+            return None
+        self._close_text("completed")
+        usable = isinstance(given, str) and 0 < len(given) <= _LONGEST
+        if not usable or any(call.chat_id == given for call in self.calls):
+            chat_id = self._output.new_call_id()
+        else:
+            chat_id = given
+        call = ToolCall(self._output, chat_id, name[:_LONGEST], self._offers.get(name))
+        self.calls.append(call)
+        return given, call
+
+
+def _to_text(arguments: Any) -> str:
+    """Arguments as a text; some upstreams send the object itself."""
+    return arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
 
 
 def _to_logprobs(given: msgspec.Raw) -> list[dict[str, Any]]:

@@ -23,16 +23,31 @@ _MARK: Final = re.compile(r"\[(\d{1,3})\]|https?://[^\s<>()\[\]\"']+")
 _ENDS: Final = ".,;:!?"  # of a sentence that a link stands in
 
 
+class _Way(NamedTuple):
+    """How a part is told: the list of the item that it is in, and its events."""
+
+    parts: str = "content"
+    place: str = "content_index"
+    part: str = "response.content_part"
+
+
+_SUMMARY: Final = _Way("summary", "summary_index", "response.reasoning_summary_part")
+_OTHERS: Final = _Way()
+_EVENTS: Final = {"summary_text": "response.reasoning_summary_text"}
+
+
 class Text:
-    """One part of an item, of the kind `output_text`, `refusal` or `reasoning_text`."""
+    """One part of an item: `output_text`, `refusal`, `reasoning_text` or `summary_text`."""
 
     __slots__ = (
-        "_content_index",
         "_delta",
+        "_event",
+        "_index",
         "_logprobs",
         "_output",
         "_pieces",
         "_place",
+        "_way",
         "kind",
         "where",
     )
@@ -43,17 +58,20 @@ class Text:
         self._output = output
         self._pieces: list[str] = []
         self._logprobs: list[Any] = []
-        content = where.item["content"]
-        self._content_index = len(content)
-        self._delta = f"response.{kind}.delta".encode()
-        self._place = b',"item_id":"%b","output_index":%d,"content_index":%d' % (
+        self._way = _SUMMARY if kind == "summary_text" else _OTHERS
+        self._event = _EVENTS.get(kind, f"response.{kind}")
+        self._delta = f"{self._event}.delta".encode()
+        parts = where.item[self._way.parts]
+        self._index = len(parts)
+        self._place = b',"item_id":"%b","output_index":%d,"%b":%d' % (
             where.item["id"].encode(),
             where.at,
-            self._content_index,
+            self._way.place.encode(),
+            self._index,
         )
         part = _to_part(kind, "")
-        content.append(part)
-        self._tell("response.content_part.added", part=part)
+        parts.append(part)
+        self._tell(f"{self._way.part}.added", part=part)
 
     def add(self, piece: str, logprobs: Sequence[Any] = (), encoded: bytes = b"") -> None:
         """Take a piece; `encoded` is the JSON of its log probabilities."""
@@ -67,7 +85,7 @@ class Text:
     def close(self, citations: Citations) -> str:
         """The part is whole; return its text."""
         text = "".join(self._pieces)
-        part = self.where.item["content"][self._content_index]
+        part = self.where.item[self._way.parts][self._index]
         match self.kind:
             case "output_text":
                 part |= {"text": text, "logprobs": self._logprobs}
@@ -78,18 +96,18 @@ class Text:
                         annotation_index=number,
                         annotation=annotation,
                     )
-                self._tell("response.output_text.done", text=text, logprobs=self._logprobs)
+                self._tell(f"{self._event}.done", text=text, logprobs=self._logprobs)
             case "refusal":
                 part["refusal"] = text
-                self._tell("response.refusal.done", refusal=text)
+                self._tell(f"{self._event}.done", refusal=text)
             case _:
                 part["text"] = text
-                self._tell("response.reasoning_text.done", text=text)
-        self._tell("response.content_part.done", part=part)
+                self._tell(f"{self._event}.done", text=text)
+        self._tell(f"{self._way.part}.done", part=part)
         return text
 
     def _tell(self, event: str, **fields: Any) -> None:
-        self._output.tell(self.where, event, content_index=self._content_index, **fields)
+        self._output.tell(self.where, event, **{self._way.place: self._index}, **fields)
 
 
 def find_citations(text: str, citations: Citations) -> list[dict[str, Any]]:

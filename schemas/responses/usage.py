@@ -8,6 +8,7 @@ import msgspec
 
 class _Details(msgspec.Struct):
     cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
 
 
@@ -28,6 +29,7 @@ class UsageSum:
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
     reasoning_tokens: int = 0
 
     def add(self, usage: bytes | msgspec.Raw | None) -> None:
@@ -42,6 +44,7 @@ class UsageSum:
         self.output_tokens += told.completion_tokens or 0
         if told.prompt_tokens_details is not None:
             self.cached_tokens += told.prompt_tokens_details.cached_tokens or 0
+            self.cache_write_tokens += told.prompt_tokens_details.cache_write_tokens or 0
         if told.completion_tokens_details is not None:
             self.reasoning_tokens += told.completion_tokens_details.reasoning_tokens or 0
 
@@ -49,7 +52,10 @@ class UsageSum:
         """As a response has it."""
         return {
             "input_tokens": self.input_tokens,
-            "input_tokens_details": {"cached_tokens": self.cached_tokens},
+            "input_tokens_details": {
+                "cached_tokens": self.cached_tokens,
+                "cache_write_tokens": self.cache_write_tokens,
+            },
             "output_tokens": self.output_tokens,
             "output_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
             "total_tokens": self.input_tokens + self.output_tokens,

@@ -1,5 +1,7 @@
 """Which tools a model is offered: the client's functions, the server's own, and MCP servers'."""
 
+import hashlib
+import re
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -27,6 +29,9 @@ from schemas.tools import Tool as ServerTool
 
 MCP_QUEUE: Final = "mcp"
 
+_LONGEST_NAME: Final = 64  # what OpenAI's functions may have
+
+_ClientsTool = FunctionTool | CustomTool
 _HOSTED: Final = {
     WebSearchTool: ("web_search", "web_search"),
     FileSearchTool: ("file_search", "file_search_query"),
@@ -98,6 +103,15 @@ class Offers:
         """All of them."""
         return list(self._offers.values())
 
+    def add_all(self, tools: Sequence[Tool]) -> None:
+        """Offer what a request's tools stand for: the client's first, as they keep their names.
+
+        Raises InvalidRequest naming the tool that this server does not have.
+        """
+        named = [(f"tools[{at}]", tool) for at, tool in enumerate(tools)]
+        for param, tool in sorted(named, key=lambda one: not isinstance(one[1], _ClientsTool)):
+            self.add(tool, param)
+
     def add(self, tool: Tool, param: str) -> None:
         """Offer what a request's tool stands for; an MCP server's tools are asked for apart.
 
@@ -119,10 +133,12 @@ class Offers:
 
     def add_listed(self, tool: McpTool, listing: Listing) -> None:
         """Offer the tools that an MCP server has listed."""
+        label, seen = tool.server_label, set[str]()
         for listed in listing.tools:
-            label, name = tool.server_label, listed.name
-            if not tool.allows(name) or not self._choice.allows("", label, name):
+            name = listed.name
+            if name in seen or not tool.allows(name) or not self._choice.allows("", label, name):
                 continue
+            seen.add(name)
             told = {"description": listed.description, "parameters": listed.input_schema}
             options = msgspec.Raw(_encode(to_options(tool)))
             self._put(
@@ -153,7 +169,8 @@ class Offers:
         if self._choice.allows(kind):
             options = msgspec.Raw(_encode(tool))
             told = {"description": found.description, "parameters": found.parameters}
-            self._put(_to_offer(kind, kind, found, options), told)
+            offered = self._free_name(kind, OWN_LABEL)
+            self._put(_to_offer(offered, kind, found, options), told)
 
     def _add_own(self, tool: McpTool, param: str) -> None:
         """Offer this server's own tools, or those of an MCP server that its operator has named."""
@@ -187,8 +204,16 @@ class Offers:
         return found
 
     def _free_name(self, name: str, label: str) -> str:
-        """The name that the model calls it by: its own, unless another has that."""
-        return f"{label}__{name}" if name in self._offers else name
+        """The name that the model calls it by: its own, unless another has that.
+
+        It is one that functions can have, whatever an MCP server calls its tool.
+        """
+        shown = re.sub(r"[^A-Za-z0-9_-]", "_", name)
+        for free in (shown, f"{label}__{shown}"):
+            if 0 < len(free) <= _LONGEST_NAME and free not in self._offers:
+                return free
+        told = hashlib.sha256(f"{label}/{name}".encode()).hexdigest()[:8]
+        return f"{shown[: _LONGEST_NAME - 9]}_{told}"
 
     def _put(self, offer: Offer, told: dict[str, Any] | None = None) -> None:
         if told is not None:

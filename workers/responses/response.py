@@ -194,13 +194,18 @@ class Response(LongRun):
 
     async def _begin_story(self, writer: Writer, mailbox: Mailbox) -> None:
         """Say what the response begins with, as far as nobody has said it."""
-        fold, request = self._fold, self._request
-        if fold.offers is not None:
-            return
-        tools = request.to_tools()
-        offers = Offers(self._office.catalogue, request.to_choice())
-        for at, tool in enumerate(tools):
-            offers.add(tool, f"tools[{at}]")  # before anything is said: a fault is a status
+        if self._fold.offers is None:
+            await self._offer(writer, mailbox)
+        context, offers = self._request.prepared.context, self._fold.offers or {}
+        approvals = list(find_approvals(context, self._input, offers))
+        for approval in approvals[self._fold.approvals :]:
+            self._say(writer, approval)
+
+    async def _offer(self, writer: Writer, mailbox: Mailbox) -> None:
+        """Say that it begins, and what the model is offered."""
+        fold, tools = self._fold, self._request.to_tools()
+        offers = Offers(self._office.catalogue, self._request.to_choice())
+        offers.add_all(tools)  # before anything is said: a fault is a status
         if fold.begun is None:
             self._say(writer, self._to_begun())
         servers = [tool for tool in tools if isinstance(tool, McpTool) and not is_own(tool)]
@@ -209,10 +214,7 @@ class Response(LongRun):
             if number >= len(fold.items):  # an earlier worker may have said some
                 self._say(writer, Added(msgspec.Raw(encode(listing.to_item()))))
             offers.add_listed(servers[number], listing)
-        approvals = list(find_approvals(request.prepared.context, self._input, offers.by_name))
         self._say(writer, Offered(offers.to_list()))
-        for approval in approvals:
-            self._say(writer, approval)
 
     async def _list(self, servers: Sequence[McpTool], mailbox: Mailbox) -> list[Listing]:
         """What tools these servers have, or had in the response that this one repeats."""

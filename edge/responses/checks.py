@@ -1,0 +1,57 @@
+"""What can be wrong with an input's items that no single one of them shows."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from schemas.api.history import answers, call_ids
+from schemas.api.items import Item
+from schemas.errors import InvalidRequest
+from schemas.responses.chat import called_in
+
+_decode_messages = msgspec.json.Decoder(list[dict[str, Any]]).decode
+_PLACES: Final = ("content", "output")  # where parts are
+
+
+def require_known_calls(
+    items: Sequence[Item], context: Sequence[Item], messages: bytes | msgspec.Raw
+) -> None:
+    """Refuse the output of a call that nobody has made, as OpenAI does.
+
+    `context` and `messages` are what was said before. Raises InvalidRequest naming the field.
+    """
+    if not answers(items):
+        return
+    known = call_ids([*context, *items]) | called_in(_decode_messages(messages))
+    for number, item in enumerate(items):
+        if answers([item]) - known:
+            param = f"input[{number}].call_id"
+            raise InvalidRequest(f"'{param}': there is no call with this id", param=param)
+
+
+def require_readable(items: Sequence[Item]) -> None:
+    """Refuse parts that no model would get to see. Raises InvalidRequest naming the field."""
+    for number, item in enumerate(items):
+        for place in _PLACES:
+            parts = item.get(place)
+            for at, part in enumerate(parts if isinstance(parts, list) else ()):
+                _require_readable(part, place, f"input[{number}].{place}[{at}]")
+
+
+def _require_readable(part: Any, place: str, param: str) -> None:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if place == "output" and kind in ("input_image", "input_file"):
+        raise InvalidRequest(
+            f"'{param}.type': the output of a tool is text here", param=f"{param}.type"
+        )
+    if kind == "input_image" and not part.get("image_url"):
+        raise InvalidRequest(
+            f"'{param}.image_url' is required: this server keeps no files for models",
+            param=f"{param}.image_url",
+        )
+    if kind == "input_file" and not (part.get("file_data") or part.get("file_id")):
+        raise InvalidRequest(
+            f"'{param}.file_data' is required: this server fetches no files for models",
+            param=f"{param}.file_data",
+        )

@@ -21,6 +21,7 @@ logger = structlog.get_logger()
 WRONG_LAST_SEQUENCE = 10071
 QUEUE_FULL = frozenset({10077, 10047})  # too many messages for the stream or for the subject
 _SWEEP = 0.25  # seconds between looks for publishes whose ack is overdue
+_TOO_LARGE = b"NATS/1.0 413 Too Large\r\n\r\n"  # our own answer: such a message is never sent
 _BATCH = 256  # messages of one direct get
 _BATCH_BYTES = 1 << 18  # of one direct get, one message more at most: who reads may hold no more
 
@@ -238,6 +239,8 @@ class Bus:
             raise BusTimeout(f"no answer on {subject}")
         if message.status == 503:
             raise NoResponders(f"nobody answers on {subject}")
+        if message.headers is _TOO_LARGE:
+            raise BusError(f"a question of {len(data)} bytes is too large")
         return message
 
     def expect(self, on_reply: _OnReply, timeout: float) -> str:
@@ -320,11 +323,21 @@ class Bus:
         if not self.nc.is_connected:
             self._loop.call_soon(on_reply, None)
             return
+        if self._is_too_large(headers, data):
+            self._loop.call_soon(on_reply, Message(subject, b"", _TOO_LARGE, b""))
+            return
         self._counter += 1
         self._replies[self._counter] = (self._loop.time() + timeout, on_reply)
         self._write(subject, self._inbox + b"%d" % self._counter, headers, data)
 
+    def _is_too_large(self, headers: bytes, data: bytes) -> bool:
+        """Whether the server would end the connection for it, and all that others do on it."""
+        return len(headers) + len(data) > self.nc.max_payload
+
     def _write(self, subject: bytes, reply: bytes, headers: bytes, data: bytes) -> None:
+        if self._is_too_large(headers, data):
+            logger.error("a message is too large", subject=subject.decode(), bytes=len(data))
+            return
         if headers:
             size = len(headers)
             head = b"HPUB %b %b %d %d\r\n%b" % (subject, reply, size, size + len(data), headers)
@@ -402,6 +415,8 @@ def _to_ack(message: Message | None) -> Ack | BusError:
         return BusTimeout("the stream did not answer: the outcome is unknown")
     if message.status == 503:
         return NoResponders("no stream takes this subject")
+    if message.headers is _TOO_LARGE:
+        return BusError("the message is larger than the bus takes")
     answer = _decode_pub_ack(message.data)
     if answer.error is None:
         return Ack(answer.stream, answer.seq, answer.duplicate)

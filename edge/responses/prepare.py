@@ -1,6 +1,7 @@
 """Orders for responses, and for what is asked about an input without making one."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 import msgspec
 
@@ -19,6 +20,7 @@ from schemas.responses.chat import to_function, to_history
 from schemas.responses.prepared import decode_prepared
 from schemas.sealing import is_sealed, seal
 
+_MOST_SHOWN: Final = 2 << 20  # bytes of a request that its response repeats
 _split = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _split_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
@@ -46,6 +48,7 @@ class Preparation:
             raise InvalidRequest(
                 f"a request of more than {MAX_ITEMS_BYTES} bytes is not stored", param="store"
             )
+        _require_showable(resolved.fields)
         needs = needs_of_response(request, resolved.all_items)
         in_words = self._needs_words(request, needs)
         return Order(
@@ -126,6 +129,19 @@ class Preparation:
                 raise
             return True
         return False
+
+
+def _require_showable(fields: Mapping[str, msgspec.Raw]) -> None:
+    """Refuse what would make the response's own object too large, whatever its input.
+
+    Raises InvalidRequest naming the largest field.
+    """
+    sizes = {name: len(bytes(raw)) for name, raw in fields.items() if name != "input"}
+    if sum(sizes.values()) > _MOST_SHOWN:
+        param = max(sizes, key=sizes.__getitem__)
+        raise InvalidRequest(
+            f"'{param}': a request may have {_MOST_SHOWN} bytes besides its input", param=param
+        )
 
 
 def _to_chat(resolved: Resolved) -> dict[str, Any]:

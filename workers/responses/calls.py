@@ -1,11 +1,12 @@
 """Calls of tools as jobs for their workers, and what is told of those that can't be."""
 
 import time
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from schemas import subjects
+from schemas.api.response_tools import McpTool
 from schemas.commands import RunInference, encode
 from schemas.responses.calls import ToolCall
 from schemas.responses.fold import ResponseFold
@@ -29,8 +30,10 @@ def call_id_of(job: RunInference, call: ToolCall) -> str:
     return call_id(job.run_id, call.place.at)
 
 
-def to_call_job(job: RunInference, call: ToolCall, offer: Offer) -> CallTool:
-    """The job that has a call carried out."""
+def to_call_job(
+    job: RunInference, call: ToolCall, offer: Offer, server: McpTool | None = None
+) -> CallTool:
+    """The job that has a call carried out; `server` is whose tool it is, if the request says it."""
     now = time.time()
     return CallTool(
         call_id=call_id_of(job, call),
@@ -42,12 +45,22 @@ def to_call_job(job: RunInference, call: ToolCall, offer: Offer) -> CallTool:
         deadline=min(job.deadline, now + offer.timeout),
         request_id=job.request_id,
         parent=job.run_id,
-        options=offer.options,
+        options=offer.options if server is None else msgspec.Raw(encode(to_options(server))),
         api_key=job.api_key,
         traceparent=job.traceparent,
         content=job.content,
         idempotent=offer.idempotent,
     )
+
+
+def to_options(tool: McpTool) -> dict[str, Any]:
+    """What a call of an MCP server's tool says of the server; secrets in it are sealed."""
+    return {
+        "server_label": tool.server_label,
+        "server_url": tool.server_url,
+        "headers": tool.headers or {},
+        "authorization": tool.authorization,
+    }
 
 
 def _to_json(arguments: str) -> msgspec.Raw:

@@ -1,7 +1,7 @@
 """What tools the MCP servers have that a request names: asked for as calls, like any other."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -13,11 +13,12 @@ from schemas.commands import RunInference, encode
 from schemas.errors import BusError
 from schemas.tool_options import McpToolList
 from schemas.tools import CallTool, ToolResult, decode_tool_result
-from workers.responses.calls import EDGE, MCP_TOOL, job_message
-from workers.responses.offers import MCP_QUEUE, Listing, to_options
+from workers.responses.calls import EDGE, MCP_TOOL, job_message, to_options
+from workers.responses.offers import MCP_QUEUE, Listing
 from workers.responses.parts import Mailbox, Parts
 
 _SECONDS: Final = 20.0  # a server has to list its tools
+_MOST: Final = 1 << 20  # bytes of all lists of a response: they are told it, and its models
 
 
 class Listings:
@@ -43,10 +44,11 @@ class Listings:
             for call in calls:
                 if call.call_id not in found and (not words or call.call_id in ended):
                     await self._look(call.call_id, found)
-        return [
+        listings = (
             _to_listing(tool.server_label, found.get(call.call_id))
             for tool, call in zip(servers, calls, strict=True)
-        ]
+        )
+        return list(_bounded(listings))
 
     def _to_call(self, tool: McpTool, number: int) -> CallTool:
         job, now = self._job, time.time()
@@ -75,6 +77,18 @@ class Listings:
             return  # it is looked at again
         if history.commit is not None:
             found[call_id] = decode_tool_result(b"".join(history.body))
+
+
+def _bounded(listings: Iterable[Listing]) -> Iterator[Listing]:
+    """Lists as they are while there is room for them; the others are told as a fault."""
+    room = _MOST
+    for listing in listings:
+        size = len(encode(listing.tools))
+        if size <= room:
+            room -= size
+            yield listing
+        else:
+            yield Listing(listing.label, (), "the request's servers have too many tools")
 
 
 def _to_listing(label: str, result: ToolResult | None) -> Listing:

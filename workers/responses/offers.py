@@ -140,7 +140,6 @@ class Offers:
                 continue
             seen.add(name)
             told = {"description": listed.description, "parameters": listed.input_schema}
-            options = msgspec.Raw(_encode(to_options(tool)))
             self._put(
                 Offer(
                     self._free_name(name, label),
@@ -149,7 +148,6 @@ class Offers:
                     tool=name,
                     queue=MCP_QUEUE,
                     label=label,
-                    options=options,
                     approval=tool.asks_for(name),
                     idempotent=bool(listed.annotations and listed.annotations.read_only_hint),
                 ),
@@ -225,16 +223,6 @@ class Offers:
 def is_own(tool: McpTool) -> bool:
     """Whether its tools are known without asking a server that the request names."""
     return tool.server_url is None
-
-
-def to_options(tool: McpTool) -> dict[str, Any]:
-    """What a call of an MCP server's tool says of the server; secrets in it are sealed."""
-    return {
-        "server_label": tool.server_label,
-        "server_url": tool.server_url,
-        "headers": tool.headers or {},
-        "authorization": tool.authorization,
-    }
 
 
 def _to_offer(

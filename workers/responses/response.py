@@ -106,6 +106,7 @@ class Response(LongRun):
         self._fold = ResponseFold(job.run_id)
         self._request = PreparedRequest()
         self._input: list[Item] = []
+        self._servers: dict[str, McpTool] = {}  # MCP servers that the request says how to reach
 
     @property
     def fenced(self) -> bool:
@@ -191,6 +192,8 @@ class Response(LongRun):
             raise InvalidRequest("the job has no request")
         self._request = decode_prepared(body)
         self._input = input_items(self._request, job.run_id, self._request.prepared.referred)
+        tools = [tool for tool in self._request.to_tools() if isinstance(tool, McpTool)]
+        self._servers = {tool.server_label: tool for tool in tools if not is_own(tool)}
 
     async def _begin_story(self, writer: Writer, mailbox: Mailbox) -> None:
         """Say what the response begins with, as far as nobody has said it."""
@@ -203,12 +206,12 @@ class Response(LongRun):
 
     async def _offer(self, writer: Writer, mailbox: Mailbox) -> None:
         """Say that it begins, and what the model is offered."""
-        fold, tools = self._fold, self._request.to_tools()
+        fold = self._fold
         offers = Offers(self._office.catalogue, self._request.to_choice())
-        offers.add_all(tools)  # before anything is said: a fault is a status
+        offers.add_all(self._request.to_tools())  # before anything is said: a fault is a status
         if fold.begun is None:
             self._say(writer, self._to_begun())
-        servers = [tool for tool in tools if isinstance(tool, McpTool) and not is_own(tool)]
+        servers = list(self._servers.values())
         listed = await self._list(servers, mailbox) if servers else []
         for number, listing in enumerate(listed):
             if number >= len(fold.items):  # an earlier worker may have said some
@@ -361,7 +364,8 @@ class Response(LongRun):
             self._say(writer, Called(new))
         for call in given:
             assert call.offer is not None
-            job = to_call_job(self.job, call, call.offer)
+            server = self._servers.get(call.offer.label) if call.offer.kind == "mcp" else None
+            job = to_call_job(self.job, call, call.offer, server)
             await self._have_done(*job_message(job, call.offer.queue))
 
     def _find_recorded(self, call: ToolCall) -> ToolResult | None:
@@ -434,8 +438,9 @@ class Response(LongRun):
     ) -> Ending:
         """The last entry, with the response as it will be stored."""
         details = {"reason": reason} if reason is not None else None
+        output = _within(self._fold.items, self._office.settings.response_bytes)
         response = self._fold.to_response(
-            status, time.time(), incomplete_details=details, error=error
+            status, time.time(), incomplete_details=details, error=error, output=output
         )
         ending = Ended(msgspec.Raw(encode(response)))
         if refusal is not None:
@@ -495,6 +500,17 @@ def to_step(job: RunInference, number: int) -> RunInference:
         turn=None,
         store=False,
     )
+
+
+def _within(items: Sequence[Item], most: int) -> list[Item]:
+    """The first items, as many as there is room for: the bus takes no message of any size."""
+    kept: list[Item] = []
+    for item in items:
+        most -= len(encode(item)) + 1
+        if most < 0:
+            break
+        kept.append(item)
+    return kept
 
 
 def ended(words: Sequence[Word]) -> set[str]:

@@ -9,6 +9,7 @@ from schemas.api.history import answers, call_ids
 from schemas.api.items import Item
 from schemas.errors import InvalidRequest
 from schemas.responses.chat import called_in
+from schemas.responses.prepared import calls_of
 
 _decode_messages = msgspec.json.Decoder(list[dict[str, Any]]).decode
 _PLACES: Final = ("content", "output")  # where parts are
@@ -28,6 +29,25 @@ def require_known_calls(
         if answers([item]) - known:
             param = f"input[{number}].call_id"
             raise InvalidRequest(f"'{param}': there is no call with this id", param=param)
+
+
+def require_asked(items: Sequence[Item], context: Sequence[Item]) -> None:
+    """Refuse answers to what nobody has asked, or what was answered before.
+
+    An answer whose call stands in the input too is history. Raises InvalidRequest.
+    """
+    asked = {item["id"] for item in [*context, *items] if item["type"] == "mcp_approval_request"}
+    history, answered = calls_of(items), calls_of(context)
+    for number, item in enumerate(items):
+        named = str(item.get("approval_request_id"))
+        if item["type"] != "mcp_approval_response" or named in history:
+            continue
+        param = f"input[{number}].approval_request_id"
+        if named not in asked:
+            raise InvalidRequest(f"'{param}': nobody has asked for this approval", param=param)
+        if named in answered:
+            raise InvalidRequest(f"'{param}': this was answered before", param=param)
+        answered.add(named)
 
 
 def require_readable(items: Sequence[Item]) -> None:

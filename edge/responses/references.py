@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from edge.prompts import render
-from edge.responses.checks import require_known_calls, require_readable
+from edge.responses.checks import require_asked, require_known_calls, require_readable
 from edge.responses.compaction import to_words
 from edge.turns import to_used
 from schemas.api import responses as api
@@ -85,6 +85,7 @@ class References:
         self._read_input(found)
         await self._read_conversation(found, principal, used.history)
         _require_something(found)
+        require_asked(found.items, found.prepared.context)
         if not found.trimmed:  # else the call may be in what is left out
             messages = found.prepared.messages or b"[]"
             require_known_calls(found.items, found.prepared.context, messages)

@@ -109,6 +109,7 @@ class _ApprovalRequest(Struct):
     server_label: Annotated[str, Meta(max_length=128)]
     name: Annotated[str, Meta(max_length=128)]
     arguments: str
+    id: CallId | None = None  # by which its answer names it
 
 
 class _ApprovalResponse(Struct):

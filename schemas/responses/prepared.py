@@ -1,5 +1,6 @@
 """What an edge adds to a response's request for the loop: what the request only refers to."""
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -42,6 +43,11 @@ class PreparedRequest(ResponseRequest):
 decode_prepared = decoder(PreparedRequest)
 
 
+def calls_of(items: Iterable[Item]) -> set[str]:
+    """The questions for approval whose calls were made."""
+    return {item.get("approval_request_id") or "" for item in items if item["type"] == "mcp_call"}
+
+
 class _Reference(msgspec.Struct):
     id: str = ""
     type: str = "message"
@@ -69,22 +75,7 @@ def input_items(
     for number, item in enumerate(items):
         if "id" not in item:
             item["id"] = derived_id(id_prefix(item["type"]), run_id, -1 - number)
-    if not isinstance(given, str) and any(item["type"] == _ASKED for item in items):
-        _rename_asked(items, [_to_reference(raw).id for raw in given])
     return items
-
-
-def _rename_asked(items: list[Item], given: list[str]) -> None:
-    """Let what answers a question for approval name it by the id that it has got here."""
-    names = {
-        old: item["id"]
-        for old, item in zip(given, items, strict=True)
-        if item["type"] == _ASKED and old
-    }
-    for item in items:
-        old = item.get("approval_request_id")
-        if isinstance(old, str) and old in names:
-            item["approval_request_id"] = names[old]
 
 
 def _to_items(given: list[msgspec.Raw], referred: dict[str, Item]) -> list[Item]:
@@ -99,6 +90,8 @@ def _to_items(given: list[msgspec.Raw], referred: dict[str, Item]) -> list[Item]
             items.append(referred[reference.id])
         else:
             items.append(to_item(raw, f"input[{number}]"))
+            if items[-1]["type"] == _ASKED and reference.id:
+                items[-1]["id"] = reference.id  # its answer names it
     return items
 
 

@@ -8,11 +8,14 @@ import msgspec
 from schemas.api.responses import JsonSchemaFormat
 from schemas.responses.fold import ResponseFold
 from schemas.responses.prepared import PreparedRequest
+from workers.runtime.apart import apart, preload
 
+preload(__name__)
+_SECONDS: Final = 5
 _TRIES: Final = 1  # corrections; a model that errs twice does so again
 
 
-def to_correction(request: PreparedRequest, fold: ResponseFold) -> str | None:
+async def to_correction(request: PreparedRequest, fold: ResponseFold) -> str | None:
     """What to tell the model of its last answer; None if that is right, or was tried before."""
     speech = fold.to_judge
     wanted = request.text.format if request.text is not None else None
@@ -20,18 +23,22 @@ def to_correction(request: PreparedRequest, fold: ResponseFold) -> str | None:
         return None
     if fold.cut is not None or fold.corrections >= _TRIES:
         return None
-    fault = find_fault(speech.spoken, wanted)
+    try:
+        # A schema may make checking take for ever, and its library lets nothing run beside it.
+        fault = await apart(_SECONDS, find_fault, speech.spoken, wanted.schema)
+    except TimeoutError:
+        return None
     return f"That is not valid: {fault}. Answer again, with the JSON alone." if fault else None
 
 
-def find_fault(text: str, wanted: JsonSchemaFormat) -> str | None:
+def find_fault(text: str, schema: dict[str, Any]) -> str | None:
     """Say what is wrong with a text that should be JSON of a form."""
     try:
         value = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
         return f"it is no JSON ({error})"
     try:
-        validator = jsonschema_rs.validator_for(wanted.schema, retriever=_refuse)
+        validator = jsonschema_rs.validator_for(schema, retriever=_refuse)
     except (jsonschema_rs.ValidationError, ValueError):
         return None  # nothing can be valid under it
     try:

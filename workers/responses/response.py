@@ -125,7 +125,7 @@ class Response(LongRun):
                 if fold.step is not None:
                     await self._until_step_ends(writer, mailbox, fold.step)
                 elif fold.to_judge is not None:
-                    self._say(writer, Judged(to_correction(self._request, fold)))
+                    self._say(writer, Judged(await to_correction(self._request, fold)))
                 elif fold.pending:
                     await self._answer(writer, mailbox, fold.pending)
                 elif (ending := self._find_end()) is not None:

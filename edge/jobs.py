@@ -34,8 +34,8 @@ class Jobs:
 
     async def publish(
         self, entry: Entry, order: Order, caller: Caller, targets: list[Target]
-    ) -> None:
-        """Store the job and the fact that it was accepted, both at once.
+    ) -> int:
+        """Store the job and the fact that it was accepted, both at once; the fact's sequence.
 
         The job carries the resolved request; the fact the client's own, and what it referred to.
 
@@ -76,9 +76,9 @@ class Jobs:
         subject = subjects.inference_job(targets[0].pool, priority)
         if order.kind == "response":
             subject = subjects.response_job(priority)
-        await self._store_both(run_id, subject, work, told)
+        return await self._store_both(run_id, subject, work, told)
 
-    async def _store_both(self, run_id: str, subject: str, job: bytes, told_job: bytes) -> None:
+    async def _store_both(self, run_id: str, subject: str, job: bytes, told_job: bytes) -> int:
         both: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         answers: dict[str, Ack | BusError] = {}
 
@@ -112,6 +112,9 @@ class Jobs:
             if isinstance(answers["job"], BusError) and not isinstance(answers["job"], BusTimeout):
                 self._tell_refused(run_id, error)
             raise error
+        event = answers["event"]
+        assert isinstance(event, Ack)
+        return event.seq
 
     def _tell_refused(self, run_id: str, error: JanError) -> None:
         """Tell the log, which may have the run as accepted, that its job never will be."""

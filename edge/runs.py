@@ -82,6 +82,7 @@ class Run:
     stored: bool = False  # it goes on when its clients leave
     headers: tuple[tuple[bytes, bytes], ...] = ()
     note: Note | None = None  # called before the end of a stored run is told
+    accepted: int = 0  # the sequence of that fact, if it was accepted here
 
     @property
     def run_id(self) -> str:
@@ -141,7 +142,7 @@ class Runs:
         entry = self._new_entry(caller, "")
         run = self._begin(entry, order, self.options.grace)
         try:
-            await self._jobs.publish(entry, order, caller, targets)
+            run.accepted = await self._jobs.publish(entry, order, caller, targets)
         except QueueFull:
             await self._close(run)
             raise
@@ -244,7 +245,7 @@ class Runs:
     ) -> None:
         """Publish a keyed run. If that fails the key keeps its run: a repeat tries it again."""
         try:
-            await self._jobs.publish(entry, order, caller, targets)
+            run.accepted = await self._jobs.publish(entry, order, caller, targets)
         except BaseException:
             await self._close(run)
             raise

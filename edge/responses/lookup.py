@@ -100,8 +100,10 @@ class Lookup:
         except Gone:
             raise NotFound(MISSING) from None  # it was deleted, or was not to be kept
         record = decode_answer(answer, RunRecord)
-        if record.finished is not None or not record.accepted.command.stored:
+        if not record.accepted.command.stored:
             raise NotFound(MISSING)
+        if record.finished is not None:  # since its frames were looked at
+            return await self._find_stored(run_id, principal, History())
         asked = record.accepted.command.request
         return encode(to_queued(run_id, bytes(asked) if asked is not None else None))
 

@@ -8,7 +8,7 @@ import msgspec
 from schemas.api.needs import Needs
 from schemas.api.responses import JsonSchemaFormat
 from schemas.commands import RunInference, encode
-from schemas.errors import Gone, InvalidRequest
+from schemas.errors import Gone, InvalidRequest, NotFound
 from schemas.events import RunFinished
 from schemas.queries import AskStored, decode_answer
 from schemas.queries.runs import AskRun, AskRunEvents, RunEvents, RunResult
@@ -102,15 +102,21 @@ class Repeating:
         said: list[dict[str, Any]] = []
         items = sum(item["type"] == "mcp_list_tools" for item in output)
         for number in range(1, min(at, _MOST_STEPS)):
-            message = await self._message_of(command, number)
+            try:
+                message = await self._message_of(command, number)
+            except NotFound:
+                raise _no_step(at) from None
             said.append(message)
             for call in message.get("tool_calls") or ():
                 if not places:
                     raise _no_step(at)
-                result = results.get(call_id(command.run_id, places.pop(0)))
-                if result is None:
+                place = places.pop(0)
+                result = results.get(call_id(command.run_id, place))
+                # What was refused is no worker's, so the log has it in the output alone.
+                content = result.output if result is not None else output[place].get("error")
+                if content is None:
                     raise Gone(_GONE.format("what its tools said"), code="result_not_recorded")
-                told = {"tool_call_id": call["id"], "content": result.output}
+                told = {"tool_call_id": call["id"], "content": content}
                 said.append({"role": "tool", **told})
             items += _count_items(message)
         if not said or said[-1]["role"] != "tool":

@@ -52,6 +52,7 @@ class Create:
         run.headers, run.note = order.headers, to_note(scope, caller)
         if order.background and not order.stream:
             await runs.leave(run)
+            await run.note(run.accepted)  # who asks for it next finds it
             waiting = to_queued(run.run_id, order.body)
             await send_json(send, run.run_id, msgspec.json.encode(waiting))
             return

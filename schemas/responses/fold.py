@@ -182,7 +182,7 @@ class ResponseFold:
         if not approved.approve:
             told = {"name": approved.name, "arguments": approved.arguments}
             refused = f"The user did not allow this call: {msgspec.json.encode(told).decode()}"
-            self.messages.append({"role": "user", "content": refused})
+            self.messages.insert(self.approvals - 1 - len(self.calls), _to_said(refused))
             return
         offer = (self.offers or {}).get(approved.name)
         call = ToolCall(
@@ -195,7 +195,9 @@ class ResponseFold:
         call.add(approved.arguments)
         call.close(whole=True)
         self.calls.append(call)
-        self.messages.append(_to_message("", [call]))
+        # One message for all: an engine wants the results right after the calls.
+        refusals = self.approvals - len(self.calls)
+        self.messages[refusals:] = [_to_message("", self.calls)]
 
     def _trim(self, messages: int) -> None:
         """Forget a step that was refused and has said nothing."""
@@ -220,7 +222,7 @@ class ResponseFold:
         self.held, self._speech = None, None
         self.corrections += 1
         self.messages.append(_to_message(speech.spoken, []))
-        self.messages.append({"role": "user", "content": correction})
+        self.messages.append(_to_said(correction))
 
     def _to_speech(self, output: Output) -> Speech:
         return Speech(output, self.offers or {}, self._citations, summarised=self._summarised)
@@ -248,6 +250,14 @@ class ResponseFold:
             if call.item_id == item:
                 call.give_back(result, self._include)
                 self.results[item] = result
+                if not self.pending:
+                    self._tell_results()
+
+    def _tell_results(self) -> None:
+        """Let the model have what came of its calls: in their order, however they came back."""
+        for call in self.calls:
+            if not call.is_clients:
+                result = self.results[call.item_id]
                 self._show(result)
                 told = {"tool_call_id": call.chat_id, "content": result.output}
                 self.messages.append({"role": "tool", **told})
@@ -267,6 +277,10 @@ class ResponseFold:
         # OpenAI has no event for one that was cancelled; what it had come to stays.
         kind = response["status"] if response["status"] in _LAST else "incomplete"
         self.events.tell(f"response.{kind}", response=response)
+
+
+def _to_said(text: str) -> Message:
+    return {"role": "user", "content": text}
 
 
 _LAST = ("completed", "failed", "incomplete")

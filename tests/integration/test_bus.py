@@ -251,3 +251,13 @@ async def test_only_one_of_two_creates_or_updates_wins(cli: Bus) -> None:
     await keys.delete("k")
     assert await keys.get("k") is None
     await keys.create("k", b"5")
+
+
+async def test_a_message_that_is_too_large_fails_alone(inference: Bus) -> None:
+    large = bytes(inference.nc.max_payload)
+    with pytest.raises(BusError, match="larger than the bus takes"):
+        await inference.store(FRAMES, large, expect_last=0)
+    with pytest.raises(BusError, match="too large"):
+        await inference.ask("anything", large + b"x")
+    inference.publish("anything", large + b"x")
+    assert (await inference.store(FRAMES, b"1", expect_last=0)).seq

@@ -164,10 +164,41 @@ async def test_an_unknown_tool_is_told_to_the_model(server: NatsServer, client: 
     async with at_work(server, {"echo": echo([])}):
         run_id = await client.create('!tool nothing {"a": 1}', tools=[OWN])
         told = await client.until_ended(run_id)
-    call, output, message = told.response["output"]
-    assert (call["type"], call["name"]) == ("function_call", "nothing")
-    assert output["output"] == "There is no tool 'nothing'. There are: echo."
+    # No `function_call`: clients would carry that out.
+    call, message = told.response["output"]
+    assert (call["type"], call["name"], call["status"]) == ("mcp_call", "nothing", "failed")
+    assert call["error"] == "There is no tool 'nothing'. There are: echo."
     assert "nothing answered: There is no tool" in message["content"][0]["text"]
+
+
+async def test_results_are_told_in_the_order_of_the_calls_however_they_come_back(
+    server: NatsServer, client: Client
+) -> None:
+    second = asyncio.Event()
+
+    async def run(said: Said, _context: Context) -> Answer:
+        if said.text == "first":
+            await second.wait()
+        second.set()
+        return Answer(said.text)
+
+    asked = '!tool echo {"text": "first"}\n!tool echo {"text": "second"}'
+    async with at_work(server, {"echo": scripted(run)}):
+        told = await client.until_ended(await client.create(asked, tools=[OWN]))
+    results = [m["content"] for m in told.fold.to_messages() if m["role"] == "tool"]
+    assert results == ["first", "second"]
+
+
+async def test_an_output_that_is_too_large_ends_its_response_alone(
+    server: NatsServer, client: Client
+) -> None:
+    async with at_work(server, {"echo": echo([])}, response_bytes=65536):
+        large = await client.until_ended(await client.create("!tokens 40000\n!pace 0"))
+        small = await client.until_ended(await client.create("hello"))
+    assert large.response["status"] == "failed"
+    assert "65536 bytes" in large.response["error"]["message"]
+    assert large.response["output"] == []
+    assert small.response["status"] == "completed"
 
 
 async def test_broken_arguments_are_told_to_the_model(server: NatsServer, client: Client) -> None:
@@ -311,6 +342,37 @@ async def test_a_tool_that_needs_approval_is_asked_about_and_then_called(
     call = told.response["output"][0]
     assert (call["type"], call["approval_request_id"]) == ("mcp_call", request["id"])
     assert told.response["status"] == "completed"
+
+
+async def test_calls_that_were_approved_together_are_one_message_to_the_model(
+    server: NatsServer, client: Client
+) -> None:
+    tool = OWN | {"require_approval": "always"}
+    asked = [
+        {
+            "type": "mcp_approval_request",
+            "id": f"mcpr_{text}",
+            "server_label": "jan",
+            "name": "echo",
+            "arguments": f'{{"text": "{text}"}}',
+        }
+        for text in ("a", "b", "c")
+    ]
+    answers = [
+        {
+            "type": "mcp_approval_response",
+            "approval_request_id": request["id"],
+            "approve": request["id"] != "mcpr_b",
+        }
+        for request in asked
+    ]
+    async with at_work(server, {"echo": echo([])}):
+        run_id = await client.create(input=[*asked, *answers], tools=[tool])
+        told = await client.until_ended(run_id)
+    refusal, calls, first, second = told.fold.to_messages()[:4]
+    assert refusal["role"] == "user"
+    assert len(calls["tool_calls"]) == 2
+    assert (first["content"], second["content"]) == ("echo a", "echo c")
 
 
 async def test_every_reader_sees_the_same_events_from_any_number_on(

@@ -542,10 +542,17 @@ def to_error(history: History) -> JanError | None:
         told.message,
         type=told.type,
         code=told.code,
-        param="input" if told.param == "messages" else told.param,
+        param=_to_param(told.param),
         retry_after=told.retry_after,
         status=history.error_status or 500,
     )
+
+
+def _to_param(chats: str | None) -> str | None:
+    """The response's field that a field of its chat was made of."""
+    if chats is None or not chats.startswith(("messages", "response_format")):
+        return chats
+    return "input" if chats.startswith("messages") else "text.format"
 
 
 def _to_code(error: JanError) -> str:

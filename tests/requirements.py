@@ -117,6 +117,10 @@ REQUIREMENTS: dict[str, Requirement] = {
         "a webhook of a background response is signed and sent until it arrives",
         "Standard Webhooks",
     ),
+    "responses.approval": R(
+        "a call of an MCP server's tool is made once the client has approved it, and once only",
+        OPENAI,
+    ),
     "responses.socket": R(
         "a WebSocket at /v1/responses takes one response after the other", "Open Responses"
     ),

@@ -362,3 +362,67 @@ def cued(server: LaunchedServer) -> tuple[str, ...]:
     file = server.data.parent / "cued.yaml"
     file.write_text(CUED)
     return ("--providers", str(file))
+
+
+@pytest.mark.requirement("responses.errors")
+@pytest.mark.parametrize(
+    ("field", "item"),
+    [
+        ("input[0].call_id", {"type": "function_call_output", "call_id": "none", "output": "x"}),
+        ("input[0].id", {"type": "item_reference", "id": ""}),
+        (
+            "input[0].approval_request_id",
+            {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True},
+        ),
+        (
+            "input[0].content[0].image_url",
+            {"role": "user", "content": [{"type": "input_image", "file_id": "file_1"}]},
+        ),
+        (
+            "input[0].content[0].file_data",
+            {"role": "user", "content": [{"type": "input_file", "file_url": "https://a.example"}]},
+        ),
+        ("input[0].input", {"type": "custom_tool_call", "call_id": "a", "name": "f"}),
+    ],
+)
+def test_items_that_lead_nowhere_are_refused(
+    http: httpx.Client, field: str, item: dict[str, Any]
+) -> None:
+    answer = http.post("/v1/responses", json={"model": SIMULATED, "input": [item]})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, field)
+
+
+@pytest.mark.requirement("responses.errors")
+def test_nothing_to_answer_and_too_much_to_repeat_are_refused(http: httpx.Client) -> None:
+    empty = http.post("/v1/responses", json={"model": SIMULATED, "input": []})
+    assert (empty.status_code, empty.json()["error"]["param"]) == (400, "input")
+    asked = {"model": SIMULATED, "input": "x", "instructions": "y" * (2 << 20), "store": False}
+    large = http.post("/v1/responses", json=asked)
+    assert (large.status_code, large.json()["error"]["param"]) == (400, "instructions")
+
+
+@pytest.mark.requirement("responses.approval")
+def test_a_client_that_keeps_its_own_history_approves_a_call_once(client: openai.OpenAI) -> None:
+    more: Any = {
+        "model": SIMULATED,
+        "tools": [{"type": "mcp", "server_label": "jan", "require_approval": "always"}],
+        "store": False,
+    }
+    said: list[Any] = [
+        {"role": "user", "content": "Look it up."},
+        {
+            "type": "mcp_approval_request",
+            "id": "mcpr_1",
+            "server_label": "jan",
+            "name": "file_search_query",
+            "arguments": '{"query": "tides"}',
+        },
+        {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True},
+    ]
+    call, *rest = client.responses.create(input=said, **more).output
+    assert call.type == "mcp_call"
+    assert call.approval_request_id == "mcpr_1"
+    said += [item.model_dump(exclude_none=True) for item in (call, *rest)]
+    said.append({"role": "user", "content": "And now?"})
+    again = client.responses.create(input=said, **more).output
+    assert "mcp_call" not in [item.type for item in again]

@@ -100,6 +100,16 @@ def one(**item: Any) -> dict[str, Any]:
 VARIABLES = {"x": {"default": "d", "description": "e"}}
 SAYS = [{"role": "system", "content": "{{x}}"}]
 ITEMS = "/conversations/{conversation}/items"
+SHORT = {"model": SIMULATED, "max_output_tokens": 16}
+SERVER_TOOL = {
+    "type": "mcp",
+    "server_label": "s",
+    "server_url": "http://127.0.0.1:8080/mcp",
+    "authorization": "t",
+    "headers": {"X-A": "b"},
+    "allowed_tools": {"tool_names": ["a"]},
+    "require_approval": {"always": {"tool_names": ["a"]}},
+}
 Body = Callable[[dict[str, Any]], dict[str, Any]]
 
 BODIES: list[tuple[str, str, Body]] = [
@@ -221,6 +231,70 @@ BODIES: list[tuple[str, str, Body]] = [
             "messages": [{"role": "user", "content": "x"}],
             "max_tokens": 1,
         },
+    ),
+    (
+        "POST",
+        "/responses",
+        lambda _: (
+            SHORT
+            | {
+                "input": [message(content=[{"type": "input_text", "text": "x"}], id="msg_1")],
+                "instructions": "i",
+                "max_tool_calls": 2,
+                "parallel_tool_calls": True,
+                "temperature": 1,
+                "top_p": 1,
+                "presence_penalty": 0.5,
+                "truncation": "auto",
+                "store": True,
+                "stream": False,
+                "metadata": {"a": "b"},
+                "service_tier": "auto",
+                "prompt_cache_key": "p",
+                "safety_identifier": "s",
+                "include": ["file_search_call.results"],
+                "reasoning": {"effort": "none", "summary": "auto"},
+                "text": {"format": {"type": "json_object"}, "verbosity": "low"},
+            }
+        ),
+    ),
+    (
+        "POST",
+        "/responses",
+        lambda known: (
+            SHORT
+            | {
+                "input": "x",
+                "conversation": {"id": known["conversation"]},
+                "prompt": {"id": known["prompt"], "variables": {"x": "y"}},
+                "tools": [{"type": "function", "name": "f", "description": "d", "strict": True}],
+                "tool_choice": {"type": "function", "name": "f"},
+            }
+        ),
+    ),
+    (
+        "POST",
+        "/responses",
+        lambda _: (
+            SHORT
+            | {
+                "input": [message(), {"type": "reasoning", "summary": [{"type": "summary_text"}]}],
+                "tools": [SERVER_TOOL],
+            }
+        ),
+    ),
+    (
+        "POST",
+        "/responses",
+        lambda _: (
+            SHORT
+            | {
+                "input": "x",
+                "tools": [{"type": "file_search", "vector_store_ids": ["v"], "max_num_results": 2}],
+                "background": True,
+                "webhook": "https://a.example/",
+            }
+        ),
     ),
 ]
 """Requests that are taken as they are."""

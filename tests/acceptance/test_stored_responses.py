@@ -200,3 +200,37 @@ def test_the_loop_of_a_response_is_told_as_a_tree(
     listed = jan("log", "--parent", made.id, "--data", str(server.data)).stdout
     assert fact["id"] in listed
     assert fact["id"] not in jan("log", "--limit", "100", "--data", str(server.data)).stdout
+
+
+@pytest.mark.requirement("responses.delete")
+def test_no_stream_tells_again_what_was_deleted_or_not_to_be_kept(
+    http: httpx.Client, client: openai.OpenAI
+) -> None:
+    deleted = respond(client, "Forget this soon.", model=SIMULATED).id
+    client.responses.delete(deleted)
+    unstored = respond(client, "Forget this.", store=False, model=SIMULATED).id
+    for response_id in (deleted, unstored):
+        answer = http.get(f"/v1/responses/{response_id}", params={"stream": "true"})
+        assert answer.status_code == 404
+
+
+@pytest.mark.requirement("responses.retrieve")
+def test_a_response_in_the_background_is_known_at_once(client: openai.OpenAI) -> None:
+    for number in range(20):
+        made = respond(client, f"Begin {number}.", background=True, model=SIMULATED)
+        assert client.responses.retrieve(made.id).id == made.id
+
+
+@pytest.mark.requirement("responses.conversation")
+def test_functions_are_called_in_a_conversation(client: openai.OpenAI) -> None:
+    more: Any = {
+        "model": SIMULATED,
+        "conversation": client.conversations.create().id,
+        "tools": [{"type": "function", "name": "ask_sea", "parameters": {}, "strict": False}],
+    }
+    (call,) = respond(client, "Ask ask_sea.", **more).output
+    output = {"type": "function_call_output", "call_id": call.call_id, "output": "flat"}
+    assert "flat" in respond(client, [output], **more).output_text
+    (unanswered,) = respond(client, "Ask ask_sea.", **more).output
+    assert unanswered.type == "function_call"
+    assert respond(client, "Never mind.", **more | {"tools": []}).status == "completed"

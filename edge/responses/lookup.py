@@ -1,5 +1,6 @@
 """Finding a response: as it was stored, or as far as its frames say it has come."""
 
+import asyncio
 import time
 from contextlib import suppress
 from typing import Any, Final
@@ -65,7 +66,8 @@ class Lookup:
             raise NotFound(MISSING)
         elif fold.committed:
             history = History()
-            history.event_seq = await reader.until_ended(time.monotonic() + _END_WAIT)
+            until = asyncio.get_running_loop().time() + _END_WAIT
+            history.event_seq = await reader.until_ended(until)
             if history.event_seq:  # else it may not have come to the database yet
                 with suppress(Unavailable):
                     await self._find_stored(run_id, principal, history)

@@ -7,9 +7,10 @@ import pytest
 
 from bus import ToolCatalogue
 from schemas.api.response_tools import Choice, FunctionTool, McpTool, WebSearchTool
+from schemas.tool_options import McpHints
 from schemas.tool_options import McpTool as ServersTool
 from schemas.tools import Tool
-from workers.responses.offers import Listing, Offers
+from workers.responses.offers import Listing, Offers, to_listing
 
 SCHEMA = msgspec.Raw(b"{}")
 REMOTE = McpTool(server_label="evil", server_url="https://evil.example/mcp")
@@ -53,3 +54,17 @@ def test_any_tool_has_a_name_that_functions_can_have(offers: Offers, name: str) 
     (offer,) = offers.to_list()
     assert re.fullmatch(r"[A-Za-z0-9_-]{1,64}", offer.name)
     assert offer.tool == name
+
+
+def test_a_listing_has_no_fields_for_what_is_not_there() -> None:
+    """Clients of the AI SDK refuse a null there."""
+    told = Listing("evil", [ServersTool("f", SCHEMA)]).to_item()
+    assert told.keys() == {"type", "server_label", "tools"}
+    assert told["tools"][0].keys() == {"name", "description", "input_schema"}
+
+
+def test_a_listing_tells_hints_and_faults() -> None:
+    hints = McpHints(read_only_hint=True)
+    told = Listing("evil", [ServersTool("f", SCHEMA, annotations=hints)], "it is late").to_item()
+    assert told["tools"][0]["annotations"] == hints
+    assert to_listing(told).error == told["error"] == "it is late"

@@ -54,22 +54,16 @@ class Listing(NamedTuple):
     error: str | None = None
 
     def to_item(self) -> Item:
-        """As an item of the output."""
-        told = [
-            {
-                "name": tool.name,
-                "description": tool.description,
-                "input_schema": tool.input_schema,
-                "annotations": tool.annotations,
-            }
-            for tool in self.tools
-        ]
-        return {
-            "type": "mcp_list_tools",
-            "server_label": self.label,
-            "tools": told,
-            "error": self.error,
-        }
+        """As an item of the output. What is not there has no field: clients refuse a null."""
+        item: Item = {"type": "mcp_list_tools", "server_label": self.label}
+        item["tools"] = [_to_told(tool) for tool in self.tools]
+        return item if self.error is None else item | {"error": self.error}
+
+
+def _to_told(tool: ServersTool) -> dict[str, Any]:
+    told: dict[str, Any] = {"name": tool.name, "description": tool.description}
+    told["input_schema"] = tool.input_schema
+    return told if tool.annotations is None else told | {"annotations": tool.annotations}
 
 
 def to_listing(item: Item) -> Listing:

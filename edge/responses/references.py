@@ -147,6 +147,7 @@ class References:
         )
         context = decode_answer(await self._ask("conversations", "context", question), Context)
         found.prepared.messages = context.messages
+        found.prepared.context = _decode_items(encode(context.asked))
         found.prepared.instruction = context.instruction
         found.prepared.conversation = reference.id
         found.history = to_used(reference.id, context)

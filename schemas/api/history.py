@@ -11,6 +11,7 @@ Message = dict[str, Any]
 
 _CALLS: Final = ("function_call", "custom_tool_call")
 _OUTPUTS: Final = ("function_call_output", "custom_tool_call_output")
+_ANSWERS: Final = ("mcp_approval_response", "mcp_call")  # of questions for approval
 _ROLES: Final = ("user", "assistant", "system", "developer")
 _LONGEST_NAME: Final = 128  # characters of a call's id and name, as in items that clients send
 _NAMELESS: Final = "unknown"
@@ -49,6 +50,14 @@ def call_ids(items: Iterable[Item]) -> set[str]:
 def answers(items: Iterable[Item]) -> set[str]:
     """The calls that items are the outputs of."""
     return {item["call_id"] for item in items if item["type"] in _OUTPUTS and item.get("call_id")}
+
+
+def unanswered(items: Iterable[Item]) -> list[Item]:
+    """The questions for approval that nobody has answered."""
+    known = list(items)
+    answered = {item.get("approval_request_id") for item in known if item["type"] in _ANSWERS}
+    asked = [item for item in known if item["type"] == "mcp_approval_request"]
+    return [item for item in asked if item["id"] not in answered]
 
 
 def has_images(items: Iterable[Item]) -> bool:

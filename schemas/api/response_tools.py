@@ -132,10 +132,10 @@ class McpTool(_Tool, tag="mcp"):
         return names is None or name in names
 
     def asks_for(self, name: str) -> bool:
-        """Whether the client is asked before it is called."""
+        """Whether the client is asked before it is called; of this server's own, if it says so."""
         said = self.require_approval
         if not isinstance(said, Approval):
-            return said != "never" and self.server_label != OWN_LABEL
+            return said == "always" or (said is None and self.server_label != OWN_LABEL)
         if said.never is not None and name in (said.never.tool_names or ()):
             return False
         always = said.always

@@ -86,7 +86,8 @@ class Context(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer of `query.conversations.context`.
 
     `messages` is a JSON array of chat messages: the newest whole turns of the branch, all of it
-    unless `trimmed`, made of so many `items`. `head` is the position of its last item.
+    unless `trimmed`, made of so many `items`. `head` is the position of its last item. `asked` are
+    questions for approval, as JSON, that wait for an answer.
     """
 
     branch: str
@@ -97,3 +98,4 @@ class Context(msgspec.Struct, frozen=True, omit_defaults=True):
     project: str | None = None
     images: bool = False
     trimmed: bool = False
+    asked: list[msgspec.Raw] = []

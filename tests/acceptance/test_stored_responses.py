@@ -124,6 +124,23 @@ def test_responses_and_chats_share_a_conversation(
     assert items[1].id == first.output[0].id
 
 
+@pytest.mark.requirement("responses.approval")
+def test_a_call_is_approved_in_its_conversation_once(client: openai.OpenAI) -> None:
+    more: Any = {
+        "conversation": client.conversations.create().id,
+        "model": SIMULATED,
+        "tools": [{"type": "mcp", "server_label": "jan", "require_approval": "always"}],
+    }
+    asked = respond(client, "Look it up.", tool_choice="required", **more).output[-1]
+    assert asked.type == "mcp_approval_request"
+    allowed: Any = {"type": "mcp_approval_response", "approval_request_id": asked.id}
+    call = respond(client, [allowed | {"approve": True}], **more).output[0]
+    assert (call.type, call.approval_request_id) == ("mcp_call", asked.id)
+    with pytest.raises(openai.BadRequestError) as refused:
+        respond(client, [allowed | {"approve": True}], **more)
+    assert refused.value.param == "input[0].approval_request_id"
+
+
 @pytest.mark.requirement("responses.delete")
 def test_a_deleted_response_is_gone(
     client: openai.OpenAI, http: httpx.Client, server: LaunchedServer

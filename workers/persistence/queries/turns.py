@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import Row, and_, case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from schemas.api.history import has_images, to_messages
+from schemas.api.history import has_images, to_messages, unanswered
 from schemas.api.items import Item, text_of
 from schemas.api.lists import encode_page
 from schemas.api.turns import ConversationMessage
@@ -40,7 +40,9 @@ async def get_context(connection: AsyncConnection, ask: AskContext) -> Context:
     newest = await _newest(len(branch.segments)).all(connection, values)
     first, trimmed = choose(newest)
     items: list[Item] = [
-        _decode_item(row.content) for row in reversed(newest) if row.position >= first
+        _decode_item(row.content) | {"id": row.id}
+        for row in reversed(newest)
+        if row.position >= first
     ]
     return Context(
         branch=branch.name,
@@ -51,6 +53,7 @@ async def get_context(connection: AsyncConnection, ask: AskContext) -> Context:
         project=branch.project_id,
         images=has_images(items),
         trimmed=trimmed,
+        asked=[msgspec.Raw(encode(item)) for item in unanswered(items)],
     )
 
 
@@ -63,6 +66,7 @@ def _newest(count: int) -> Statement:
     return Statement(
         select(
             table.position,
+            table.id,
             table.role,
             size.label("size"),
             case((so_far <= MAX_CONTEXT, table.content)).label("content"),

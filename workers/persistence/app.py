@@ -96,6 +96,7 @@ async def open_worker(
         turns = Turns(bus, objects, titler or commander)
         projector = Projector(writes, log_floor, sources[-1].advanced, turns)
         intake = Intake(projector, bus, metrics, settings.projection_batch)
+        sources[-1].on_wait = intake.batches.hurry
         commands = CommandIntake(commander, bus, metrics)
         eraser = Eraser(writes, bus, objects)
         pruner = Pruner(writes, commander.tell_log, settings.commands_kept)

@@ -53,6 +53,7 @@ class Source:
     def __init__(self, name: str, database: Database, at_once: int) -> None:
         self.name = name
         self.database = database
+        self.on_wait: Callable[[], None] = lambda: None  # called as long as somebody waits
         self._free = asyncio.Semaphore(at_once)
         self._gathered: dict[ReadMany, Gathering[Ask, Answer]] = {}
         self._reached = 0
@@ -83,6 +84,7 @@ class Source:
         while not self._knows(seq):
             if _now() >= end:
                 raise Behind
+            self.on_wait()
             if _now() >= self._looked + _LOOK_AGAIN:
                 await self._look()
                 continue

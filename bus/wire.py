@@ -164,8 +164,7 @@ class Writer:
             self._flushes = 0
         self._flushes += 1
         if self._flushes <= _FREE_FLUSHES:
-            # One turn of the loop later: what answers to what arrives meanwhile leaves with it.
-            self._loop.call_soon(self._loop.call_soon, self.flush)
+            self._loop.call_soon(self.flush)
         else:
             self._loop.call_at(self._window_ends, self.flush)
 

@@ -157,7 +157,8 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
     """Open everything that requests use, for the context's life. `port` is told to others."""
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        bus = await enter(open_bus(settings.nats_url.get_secret_value(), name=settings.name))
+        nats_url = settings.nats_url.get_secret_value()
+        bus = await enter(open_bus(nats_url, name=settings.name, patient=True))
         objects = open_store(
             settings.data / "objects",
             s3_url=settings.s3_url,

@@ -80,11 +80,11 @@ class Subscription:
 class Bus:
     """Everything a process does with NATS, over one connection. Made by `open_bus` or `attach`."""
 
-    def __init__(self, nc: Client) -> None:
+    def __init__(self, nc: Client, *, patient: bool = False) -> None:
         self.nc = nc
         self.js: JetStreamContext = nc.jetstream()
         self.reader = FastReader(nc)
-        self._writer = Writer(nc)
+        self._writer = Writer(nc, patient=patient)
         self._replies: dict[int, tuple[float, _OnReply]] = {}
         self._counter = 0
         self._inbox = b""

@@ -17,13 +17,15 @@ logger = structlog.get_logger()
 
 
 @asynccontextmanager
-async def open_bus(url: str, *, name: str) -> AsyncIterator[Bus]:
+async def open_bus(url: str, *, name: str, patient: bool = False) -> AsyncIterator[Bus]:
     """Connect to NATS as `name` and keep the connection for the context's life.
+
+    A `patient` one writes in fewer pieces, for who asks much and writes no tokens.
 
     Raises BusUnavailable if the server can't be reached within 5 s or refuses the credentials.
     """
     nc = await connect(url, name=name)
-    bus = await attach(nc)
+    bus = await attach(nc, patient=patient)
     try:
         yield bus
     finally:
@@ -78,8 +80,8 @@ async def _log_error(error: Exception) -> None:
     note("nats", error=str(error) or type(error).__name__)
 
 
-async def attach(nc: Client) -> Bus:
+async def attach(nc: Client, *, patient: bool = False) -> Bus:
     """Put a Bus on an open nats-py connection, for instance FastStream's."""
-    bus = Bus(nc)
+    bus = Bus(nc, patient=patient)
     await bus.start()
     return bus

@@ -154,7 +154,7 @@ class Batches:
     """Gathers what is pulled, and hands it on in batches, one at a time.
 
     A batch begins at once if the last one began some time ago, so that a lone message does not
-    wait; under load it waits until there is more to write at once.
+    wait; under load it waits until there is more to write at once, or somebody is in a hurry.
     """
 
     def __init__(
@@ -167,14 +167,18 @@ class Batches:
         self._on_batch = on_batch
         self._stopped = False
         self._arrived = asyncio.Event()
-        self._full = asyncio.Event()
+        self._urgent = asyncio.Event()
 
     def put(self, delivery: Delivery) -> None:
         """Take a message."""
         self.waiting.append(delivery)
         self._arrived.set()
         if len(self.waiting) >= self._size:
-            self._full.set()
+            self._urgent.set()
+
+    def hurry(self) -> None:
+        """Begin the next batch without a pause: somebody waits for what it has."""
+        self._urgent.set()
 
     async def run(self) -> None:
         """Handle batches until `stop`; `done` is told how many messages are settled."""
@@ -184,7 +188,7 @@ class Batches:
             await self._arrived.wait()
             wait = began + self._pause - loop.time()
             if wait > 0 and len(self.waiting) < self._size:
-                await _within(self._full, wait)
+                await _within(self._urgent, wait)
             if self._stopped:
                 return
             began = loop.time()
@@ -195,7 +199,7 @@ class Batches:
         if not self.waiting:
             self._arrived.clear()
         if len(self.waiting) < self._size:
-            self._full.clear()
+            self._urgent.clear()
         await self._on_batch(batch)
         self.done(len(batch))
 
@@ -203,7 +207,7 @@ class Batches:
         """Begin no other batch: what waits is delivered to somebody else."""
         self._stopped = True
         self._arrived.set()
-        self._full.set()
+        self._urgent.set()
 
 
 async def _within(event: asyncio.Event, seconds: float) -> None:

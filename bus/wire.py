@@ -142,10 +142,15 @@ class FastReader(Parser):
 
 
 class Writer:
-    """Collects what is published and writes it to nats-py's socket, once for many messages."""
+    """Collects what is published and writes it to nats-py's socket, once for many messages.
 
-    def __init__(self, nc: "Client") -> None:
+    A patient one writes a turn of the loop later, with what is published until then: a system call
+    and a wake-up less for each that is joined, 20 us more for a lone one.
+    """
+
+    def __init__(self, nc: "Client", *, patient: bool = False) -> None:
         self._nc = nc
+        self._patient = patient
         self._loop = asyncio.get_running_loop()
         self._pending: list[bytes] = []
         self._scheduled = False
@@ -164,7 +169,7 @@ class Writer:
             self._flushes = 0
         self._flushes += 1
         if self._flushes <= _FREE_FLUSHES:
-            self._loop.call_soon(self.flush)
+            self._loop.call_soon(self._flush_soon if self._patient else self.flush)
         else:
             self._loop.call_at(self._window_ends, self.flush)
 
@@ -186,6 +191,9 @@ class Writer:
             transport.writelines(held)
         if data:
             transport.write(data)
+
+    def _flush_soon(self) -> None:
+        self._loop.call_soon(self.flush)
 
     def drop(self) -> None:
         """Forget what was not written: the connection it was meant for is gone."""

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import BaseRoute, Router
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bus import Bucket, open_bus, open_store, open_tool_catalogue
@@ -61,6 +61,7 @@ from edge.routes import (
     webhooks,
 )
 from edge.routes import runs as run_routes
+from edge.routing import Routing
 from edge.runs import RunOptions, Runs, open_runs
 from edge.sessions import REVOKED, Revoked, Sessions
 from edge.settings import EdgeSettings
@@ -95,7 +96,7 @@ _EXPOSED = (
 
 
 def create_routes() -> list[BaseRoute]:
-    """List everything that is served, the busiest first: they are tried in this order."""
+    """List everything that is served. Those of one start, `/v1/<noun>`, are tried in this order."""
     return [
         *chat.ROUTES,
         *responses.ROUTES,
@@ -134,7 +135,7 @@ def create_app(settings: EdgeSettings) -> ASGIApp:
     It serves HTTP only, and finds in each request's state what `open_edge` opened.
     """
     routes = create_routes()
-    app: ASGIApp = Router(routes, redirect_slashes=False, default=_not_found)
+    app: ASGIApp = Routing(routes, _not_found)
     app = Limiting(app)
     app = Authentication(app)
     app = Hygiene(app, settings.max_body)
@@ -156,7 +157,8 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
     """Open everything that requests use, for the context's life. `port` is told to others."""
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        bus = await enter(open_bus(settings.nats_url.get_secret_value(), name=settings.name))
+        nats_url = settings.nats_url.get_secret_value()
+        bus = await enter(open_bus(nats_url, name=settings.name, patient=True))
         objects = open_store(
             settings.data / "objects",
             s3_url=settings.s3_url,

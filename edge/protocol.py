@@ -144,6 +144,8 @@ class Protocol(HttpToolsProtocol):
                 cycle.disconnected = True
                 self.transport.close()
 
+        if cycle.scope["method"] != "HEAD":  # whose answer is nothing but a head
+            cycle.transport = _Joined(self.transport, self.loop)  # type: ignore[assignment]
         self._answering = cycle
         super()._start_asgi_task(cycle, answer)
 
@@ -236,6 +238,40 @@ class Protocol(HttpToolsProtocol):
         if self._unread is not None:
             self._unread.cancel()
             self._unread = None
+
+
+class _Joined:
+    """Where an answer is written: its head leaves in one piece with what follows it at once.
+
+    Each write is a system call, and wakes the client up.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self.is_closing = transport.is_closing
+        self._transport = transport
+        self._loop = loop
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        """Write, but the head only with what comes next, or at the end of the loop's turn."""
+        if self._head is None:
+            self._head = data
+            self._loop.call_soon(self._release)
+        elif self._head:
+            head, self._head = self._head, b""
+            self._transport.writelines([head, data])
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Hang up once everything is written."""
+        self._release()
+        self._transport.close()
+
+    def _release(self) -> None:
+        if self._head and not self.is_closing():
+            self._transport.write(self._head)
+        self._head = b""
 
 
 def _abandon(cycle: RequestResponseCycle) -> None:

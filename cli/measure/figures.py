@@ -16,7 +16,11 @@ from cli.launch import LaunchedServer, launched
 from cli.measure import cpu, projection, stored
 from cli.measure.seed import CONVERSATIONS, ITEMS, seed
 
-LOADS = (("get", 1), ("get", 16), ("items", 1), ("items", 16), ("append", 1), ("append", 16))
+LOADS = tuple(
+    (load, in_flight)
+    for load in ("get", "items", "list", "search", "append")
+    for in_flight in (1, 16)
+)
 SECONDS = 5.0
 WARM_UP_SECONDS = 2.0
 

@@ -79,7 +79,11 @@ async def measure(
     in_flight: int,
     seconds: float,
 ) -> StoredRow:
-    """Run one load: `append` adds an item, `get` reads a conversation, `items` a page of items."""
+    """Run one load.
+
+    `append` adds an item, `get` reads a conversation, `items` a page of its items, `list` a page of
+    conversations, `search` one of those that have two words.
+    """
     latencies: list[float] = []
     failed = 0
     until = time.monotonic() + seconds
@@ -119,4 +123,6 @@ _LOADS: dict[str, Callable[[str], Prepared]] = {
     "append": lambda one: ("POST", f"/conversations/{one}/items", {"items": [_ITEM]}),
     "get": lambda one: ("GET", f"/conversations/{one}", None),
     "items": lambda one: ("GET", f"/conversations/{one}/items?limit=20", None),
+    "list": lambda _: ("GET", "/conversations?limit=20", None),
+    "search": lambda _: ("GET", "/conversations?limit=20&search=harbour+lantern", None),
 }

@@ -13,7 +13,7 @@ from sqlalchemy import insert, select, text
 from schemas import ids, subjects, writes
 from schemas.api.lists import Paging
 from schemas.commands import Turn, encode
-from schemas.errors import InvalidRequest, NotFound
+from schemas.errors import InvalidRequest, JanError, NotFound
 from schemas.queries.conversations import AskItems
 from schemas.queries.responses import AskResponse, AskResponseContext, AskResponseInput
 from schemas.queries.runs import AskRunEvents, AskRuns
@@ -26,7 +26,7 @@ from tests.support.runs import Told, accepted, new_run
 from tests.support.stored_responses import call_of, id_of, response_of, said, step_of
 from workers.persistence.facts import Fact
 from workers.persistence.queries.conversations import list_items
-from workers.persistence.queries.responses import get_context, get_response, list_input
+from workers.persistence.queries.responses import get_context, get_responses, list_input
 from workers.persistence.queries.runs import get_events, list_runs
 from workers.persistence.queries.turns import MAX_CONTEXT
 from workers.persistence.queries.usage import sum_usage
@@ -63,7 +63,10 @@ async def keep(place: Place, asked: Any, **more: Any) -> str:
 
 async def get(place: Place, run_id: str, principal: str | None = PRINCIPAL) -> dict[str, Any]:
     question = AskResponse(principal=principal, id=id_of(run_id))
-    found: dict[str, Any] = msgspec.json.decode(await place.one.ask(get_response, question))
+    [told] = await place.one.ask(get_responses, [question])
+    if isinstance(told, JanError):
+        raise told
+    found: dict[str, Any] = msgspec.json.decode(told)
     return found
 
 
@@ -407,7 +410,7 @@ async def test_what_is_asked_about_responses_is_found_by_indexes(place: Place) -
         previous = {"previous_response_id": id_of(run_id)}
     item = ids.derived_id("msg_", run_id, 0)
     asked = [
-        (get_response, AskResponse(principal=PRINCIPAL, id=id_of(run_id))),
+        (get_responses, [AskResponse(principal=PRINCIPAL, id=id_of(run_id))]),
         (list_input, AskResponseInput(principal=PRINCIPAL, id=id_of(run_id))),
         (
             get_context,

@@ -20,19 +20,24 @@ from edge.orders import Caller
 from edge.stored import Positions, Stored
 from schemas import writes
 from schemas.api.lists import Paging
-from schemas.errors import Unavailable
+from schemas.errors import InvalidRequest, NotFound, Unavailable
 from schemas.queries import Ask
+from schemas.queries.completions import AskCompletion
 from schemas.queries.conversations import AskConversation, AskConversations, AskItems
+from schemas.queries.projects import AskProject
+from schemas.queries.responses import AskResponse
 from schemas.queries.runs import AskRun, AskRuns
+from schemas.queries.settings import AskSettings
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.persistence import Running, running_worker
 from tests.support.postgres import PostgresServer, running_postgres
 from workers.persistence.database import Database, open_engine
 from workers.persistence.pruning import Pruner
-from workers.persistence.queries import conversations, runs
+from workers.persistence.queries import completions, conversations, projects, responses, runs
 from workers.persistence.tables import processed_commands
 
 PRINCIPAL = "user_a"
+CREATE = ("conversations", "create")
 
 
 @pytest.fixture
@@ -216,6 +221,70 @@ async def test_questions_that_wait_for_the_log_keep_no_others_waiting(
         assert {type(answer) for answer in refused} == {Unavailable}
 
 
+async def test_questions_that_are_read_together_are_answered_each_on_its_own_terms(
+    nats: NatsServer, postgres: PostgresServer
+) -> None:
+    await migrate(nats)
+    async with (
+        postgres.database() as url,
+        running_worker(nats, url),
+        open_bus(nats.url("edge"), name="edge") as bus,
+    ):
+        stored = stored_at(bus)
+
+        async def create(principal: str) -> str:
+            body = writes.CreateConversation(title=principal, metadata={}, items=[])
+            who = Caller(principal=principal, request_id="req_1")
+            return str(msgspec.json.decode(await stored.command(*CREATE, who, body))["id"])
+
+        def ask(principal: str, conversation: str, after: int = 0) -> "asyncio.Task[bytes]":
+            question = AskConversation(principal=principal, id=conversation, after=after)
+            return asyncio.create_task(stored.ask("conversations", "get", question))
+
+        ours, theirs = await create("user_a"), await create("user_b")
+        blocking = open_engine(url, pool_size=1)
+        async with blocking.connect() as connection:
+            await connection.execute(text("LOCK TABLE conversations IN ACCESS EXCLUSIVE MODE"))
+
+            async def waiting() -> int:
+                count = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                return int(await connection.scalar(text(count)) or 0)
+
+            first = ask("user_a", ours)
+            await until(waiting)
+            asked = {
+                "ours": ask("user_a", ours),
+                "theirs": ask("user_b", theirs),
+                "ours again": ask("user_a", ours),
+                "foreign": ask("user_b", ours),
+                "missing": ask("user_a", "conv_none"),
+                "unreadable": ask("user_a", "conv_\0"),
+                "ahead": ask("user_a", ours, after=1000),
+            }
+            await asyncio.sleep(0)  # they are sent
+            await stored.ask("settings", "get", AskSettings(principal="user_a"))  # after them
+            assert await waiting() == 1
+            await connection.rollback()
+        await blocking.dispose()
+        told = dict(
+            zip(asked, await asyncio.gather(*asked.values(), return_exceptions=True), strict=True)
+        )
+        assert {name: _title_or_error(answer) for name, answer in told.items()} == {
+            "ours": "user_a",
+            "theirs": "user_b",
+            "ours again": "user_a",
+            "foreign": NotFound,
+            "missing": NotFound,
+            "unreadable": InvalidRequest,
+            "ahead": Unavailable,
+        }
+        assert _title_or_error(await first) == "user_a"
+
+
+def _title_or_error(answer: bytes | BaseException) -> object:
+    return msgspec.json.decode(answer)["title"] if isinstance(answer, bytes) else type(answer)
+
+
 async def test_more_questions_than_anybody_waits_for_are_refused(
     nats: NatsServer, postgres: PostgresServer
 ) -> None:
@@ -278,7 +347,22 @@ RUN_LISTS: dict[str, AskRuns] = {
     "of a rare model": AskRuns(model="rare"),
     "of nothing": AskRuns(status="refused", kind="count", model="none"),
 }
+
+
+def _one(read_many: Callable[..., Any]) -> Callable[..., Any]:
+    """Reads one as many are read."""
+
+    async def read(connection: AsyncConnection, ask: Ask) -> Any:
+        return await read_many(connection, [ask])
+
+    return read
+
+
 QUESTIONS: dict[str, tuple[Callable[..., Any], Ask]] = {
+    "a conversation": (_one(conversations.get_conversations), AskConversation(id="conv_1")),
+    "a project": (_one(projects.get_projects), AskProject(id="proj_1")),
+    "a completion": (_one(completions.get_completions), AskCompletion(id="chatcmpl_1")),
+    "a response": (_one(responses.get_responses), AskResponse(id="resp_1")),
     "a run by its request": (runs.get_run, AskRun(request_id="req_20")),
     "conversations": (conversations.list_conversations, AskConversations(paging=paging())),
     "of a project": (

@@ -144,6 +144,22 @@ def test_nothing_is_taken_from_nats_py_while_disconnected() -> None:
     assert client._pending == [b"SUB inbox 1\r\n"]
 
 
+def test_a_patient_writer_joins_what_is_written_a_turn_later() -> None:
+    async def pieces(*, patient: bool) -> list[bytes]:
+        client: Any = Holding()
+        written: list[bytes] = []
+        client._transport.write = written.append
+        writer = Writer(client, patient=patient)
+        writer.write(b"one ")
+        asyncio.get_running_loop().call_soon(writer.write, b"two")
+        for _ in range(4):
+            await asyncio.sleep(0)
+        return written
+
+    assert asyncio.run(pieces(patient=True)) == [b"one two"]
+    assert asyncio.run(pieces(patient=False)) == [b"one ", b"two"]
+
+
 def test_headers_and_status_are_read_from_the_raw_block() -> None:
     assert header_value(HEADERS, b"Nats-Sequence") == b"7"
     assert header_value(HEADERS, b"Nats-Last-Sequence") == b"3"

@@ -1,9 +1,6 @@
 """Questions about stored things, answered from the database and the log."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
 
 import msgspec
 import structlog
@@ -34,8 +31,7 @@ from schemas.queries.runs import AskRun, AskRunEvents, AskRuns
 from schemas.queries.settings import AskSettings
 from schemas.queries.shares import AskPublicShare, AskShares
 from schemas.queries.usage import AskUsage
-from workers.persistence import positions
-from workers.persistence.database import Database, describe, is_poison, is_too_slow, is_transient
+from workers.persistence.database import describe, is_poison, is_too_slow, is_transient
 from workers.persistence.queries import (
     branches,
     completions,
@@ -52,27 +48,14 @@ from workers.persistence.queries import (
     turns,
     usage,
 )
+from workers.persistence.sources import Behind, GatheredQuestion, Question, Source
 
 logger = structlog.get_logger()
 
-_SECONDS = 3.0
 _PATIENCE = 2.0  # seconds that an answer waits for what the asker has written
-_LOOK_AGAIN = 0.02
-_KNOWN_SECONDS = 1.0
-_LEFT_ALONE = 5.0  # seconds that a replica which did not answer is not asked
 
 
-Read = Callable[[AsyncConnection, Any], Awaitable[msgspec.Struct | bytes]]
-
-
-class Question(NamedTuple):
-    """What is asked, and what answers: a struct, or JSON that is ready."""
-
-    kind: type[Ask]
-    read: Read
-
-
-def create_questions(bus: Bus) -> dict[str, Question]:
+def create_questions(bus: Bus) -> dict[str, Question | GatheredQuestion]:
     """List everything that can be asked, by `<noun>.<verb>`."""
 
     async def read_finished(seq: int) -> RunFinished | None:
@@ -103,7 +86,7 @@ def create_questions(bus: Bus) -> dict[str, Question]:
         "entities.events": Question(AskEntity, entities.get_events),
         "runs.result": Question(AskRun, get_result),
         "runs.command": Question(AskRun, get_command),
-        "conversations.get": Question(AskConversation, conversations.get_conversation),
+        "conversations.get": GatheredQuestion(AskConversation, conversations.get_conversations),
         "conversations.list": Question(AskConversations, conversations.list_conversations),
         "conversations.items": Question(AskItems, conversations.list_items),
         "conversations.item": Question(AskItem, conversations.get_item),
@@ -112,7 +95,7 @@ def create_questions(bus: Bus) -> dict[str, Question]:
         "conversations.export": Question(AskExport, exports.read_export),
         "shares.list": Question(AskShares, shares.list_shares),
         "shares.public": Question(AskPublicShare, shares.get_public),
-        "projects.get": Question(AskProject, projects.get_project),
+        "projects.get": GatheredQuestion(AskProject, projects.get_projects),
         "projects.list": Question(AskProjects, projects.list_projects),
         "settings.get": Question(AskSettings, settings.get_settings),
         "prompts.get": Question(AskPrompt, prompts.get_prompt),
@@ -121,85 +104,15 @@ def create_questions(bus: Bus) -> dict[str, Question]:
         "prompts.render": Question(AskRendered, prompts.render),
         "conversations.context": Question(AskContext, turns.get_context),
         "conversations.messages": Question(AskItems, turns.list_messages),
-        "completions.get": Question(AskCompletion, completions.get_completion),
+        "completions.get": GatheredQuestion(AskCompletion, completions.get_completions),
         "completions.list": Question(AskCompletions, completions.list_completions),
         "completions.messages": Question(AskCompletion, completions.list_messages),
         "files.search": Question(AskSearch, files.search),
-        "responses.get": Question(AskResponse, responses.get_response),
+        "responses.get": GatheredQuestion(AskResponse, responses.get_responses),
         "responses.input": Question(AskResponseInput, responses.list_input),
         "responses.context": Question(AskResponseContext, responses.get_context),
         "usage.sum": Question(AskUsage, usage.sum_usage),
     }
-
-
-class Behind(Exception):
-    """A database has not taken in all that the asker has written."""
-
-
-class Source:
-    """A database that can answer so many questions at once, and how far it is known to have come.
-
-    Who waits for the log holds no connection: all who wait share one look at it.
-    """
-
-    def __init__(self, name: str, database: Database, at_once: int) -> None:
-        self.name = name
-        self.database = database
-        self.free = asyncio.Semaphore(at_once)
-        self._reached = 0
-        self._looked = 0.0
-        self._looking = asyncio.Lock()
-        self._left_alone_until = 0.0
-        self._progress = asyncio.Event()
-
-    @property
-    def usable(self) -> bool:
-        """Whether it is worth a try: one that was away a moment ago is not."""
-        return _now() >= self._left_alone_until
-
-    def fail(self, error: BaseException) -> None:
-        """It did not answer."""
-        self.database.health.down(error)
-        self._left_alone_until = _now() + _LEFT_ALONE
-
-    def advanced(self, reached: int) -> None:
-        """The projection has just written something, and all of the log up to there is in it."""
-        self._note(reached)
-        progress, self._progress = self._progress, asyncio.Event()
-        progress.set()
-
-    async def until_reached(self, seq: int, patience: float) -> None:
-        """Wait until it is known to have all of the log up to `seq`. Raises Behind."""
-        end = _now() + patience
-        while not self._knows(seq):
-            if _now() >= end:
-                raise Behind
-            if _now() >= self._looked + _LOOK_AGAIN:
-                await self._look()
-                continue
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._progress.wait(), _LOOK_AGAIN)
-
-    async def require(self, connection: AsyncConnection, seq: int) -> None:
-        """Refuse to be asked if it lacks something of the log up to `seq`. Raises Behind."""
-        if self._knows(seq):
-            return
-        self._note(await positions.reached(connection))
-        if not self._knows(seq):
-            raise Behind
-
-    async def _look(self) -> None:
-        async with self._looking:
-            if _now() >= self._looked + _LOOK_AGAIN:
-                async with self.free, self.database.connect(_SECONDS) as connection:
-                    self._note(await positions.reached(connection))
-
-    def _note(self, reached: int) -> None:
-        self._reached, self._looked = reached, _now()
-
-    def _knows(self, seq: int) -> bool:
-        # Known for a moment only: who restores a backup takes the database back.
-        return not seq or (seq <= self._reached and _now() < self._looked + _KNOWN_SECONDS)
 
 
 class Answers:
@@ -214,7 +127,7 @@ class Answers:
         self._sources = sources
         self._on_answer = on_answer
         self._questions = {
-            name: (msgspec.json.Decoder(question.kind).decode, question.read)
+            name: (msgspec.json.Decoder(question.kind).decode, question)
             for name, question in create_questions(bus).items()
         }
 
@@ -222,24 +135,24 @@ class Answers:
         """Answer the question on `query.<noun>.<verb>`."""
         name = subject.removeprefix("query.")
         try:
-            decode, read = self._questions[name]
+            decode, question = self._questions[name]
             ask = decode(asked)
         except KeyError:
             return encode_failure(InvalidRequest(f"nobody knows the question {name}"))
         except (msgspec.DecodeError, ValueError) as error:  # ValueError: it is not UTF-8
             return encode_failure(InvalidRequest(f"the question can't be read: {error}"))
-        return await self._read_somewhere(read, ask)
+        return await self._read_somewhere(question, ask)
 
-    async def _read_somewhere(self, read: Read, ask: Ask) -> bytes:
+    async def _read_somewhere(self, question: Question | GatheredQuestion, ask: Ask) -> bytes:
         *others, last = self._sources
         for source in others:
             if source.usable:
                 try:
-                    return await self._read(source, read, ask, 0.0)
+                    return await self._read(source, question, ask, 0.0)
                 except (Behind, NotFound, SQLAlchemyError, OSError) as error:
                     _note_failure(source, error)
         try:
-            return await self._read(last, read, ask, _PATIENCE)
+            return await self._read(last, question, ask, _PATIENCE)
         except Behind:
             failure: JanError = Unavailable(
                 "the database is behind the log: ask again later", retry_after=1
@@ -257,14 +170,14 @@ class Answers:
             failure = InternalError("the question failed")
         return encode_failure(failure)
 
-    async def _read(self, source: Source, read: Read, ask: Ask, patience: float) -> bytes:
+    async def _read(
+        self, source: Source, question: Question | GatheredQuestion, ask: Ask, patience: float
+    ) -> bytes:
         answer: msgspec.Struct | bytes
         try:
             if patience:
                 await source.until_reached(ask.after, patience)
-            async with source.free, source.database.connect(_SECONDS) as connection:
-                await source.require(connection, ask.after)
-                answer = await read(connection, ask)
+            answer = await source.read(question, ask)
         except JanError as error:
             if isinstance(error, NotFound) and source is not self._sources[-1]:
                 raise  # it may have been made a moment ago: the database itself knows
@@ -272,10 +185,6 @@ class Answers:
         source.database.health.up()
         self._on_answer(source.name)
         return answer if isinstance(answer, bytes) else encode_answer(answer)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 def _note_failure(source: Source, error: Exception) -> None:

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from bus import Bus, Pull, streams
 from schemas import subjects
 from workers.persistence.actions import ACTIONS
-from workers.persistence.answers import Answers, Source
+from workers.persistence.answers import Answers
 from workers.persistence.commander import Commander
 from workers.persistence.database import Database, Health, open_engine
 from workers.persistence.erasure import Eraser
@@ -18,6 +18,7 @@ from workers.persistence.intake import CommandIntake, Intake, Metrics, QuestionI
 from workers.persistence.projector import Projector
 from workers.persistence.pruning import Pruner
 from workers.persistence.settings import PersistenceSettings
+from workers.persistence.sources import Source
 from workers.persistence.titler import Titler
 from workers.persistence.turns import Turns
 from workers.runtime import OnLoading, OnReady, beside, create_broker, serve
@@ -95,6 +96,7 @@ async def open_worker(
         turns = Turns(bus, objects, titler or commander)
         projector = Projector(writes, log_floor, sources[-1].advanced, turns)
         intake = Intake(projector, bus, metrics, settings.projection_batch)
+        sources[-1].on_wait = intake.batches.hurry
         commands = CommandIntake(commander, bus, metrics)
         eraser = Eraser(writes, bus, objects)
         pruner = Pruner(writes, commander.tell_log, settings.commands_kept)

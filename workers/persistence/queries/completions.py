@@ -1,6 +1,7 @@
 """Reading stored completions. Every query is scoped by the principal."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import ColumnElement, Row, and_, cast, literal, select
@@ -9,23 +10,35 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.api.lists import encode_page
 from schemas.commands import encode
-from schemas.errors import InvalidRequest, NotFound
+from schemas.errors import InvalidRequest, JanError, NotFound
 from schemas.queries.completions import AskCompletion, AskCompletions
+from workers.persistence.queries.asked import ASKED, find_asked, is_asked
 from workers.persistence.queries.pages import OwnedList, read_owned
+from workers.persistence.statements import Statement
 from workers.persistence.tables import stored_completions
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_messages = msgspec.json.Decoder(list[dict[str, Any]]).decode
 
 
-async def get_completion(connection: AsyncConnection, ask: AskCompletion) -> bytes:
-    """One stored completion. Raises NotFound."""
-    table = stored_completions.c
-    question = select(table.body, table.metadata).where(_is_owned(ask.id, ask.principal))
-    found = (await connection.execute(question)).first()
-    if found is None:
-        raise NotFound(f"there is no stored completion {ask.id}")
-    return to_completion(found.body, found.metadata)
+_COMPLETIONS: Final = Statement(
+    select(ASKED.c.number, stored_completions.c.body, stored_completions.c.metadata).where(
+        is_asked(stored_completions)
+    )
+)
+
+
+async def get_completions(
+    connection: AsyncConnection, asks: Sequence[AskCompletion]
+) -> list[bytes | JanError]:
+    """Stored completions, each its asker's, or NotFound."""
+    rows = await find_asked(connection, _COMPLETIONS, asks)
+    return [
+        to_completion(row.body, row.metadata)
+        if row is not None
+        else NotFound(f"there is no stored completion {ask.id}")
+        for ask, row in zip(asks, rows, strict=True)
+    ]
 
 
 async def list_completions(connection: AsyncConnection, ask: AskCompletions) -> bytes:

@@ -1,5 +1,6 @@
 """Reading conversations. Every query is scoped by the principal."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -21,11 +22,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.api.lists import encode_page
 from schemas.commands import encode
-from schemas.errors import InvalidRequest, NotFound
+from schemas.errors import InvalidRequest, JanError, NotFound
 from schemas.queries.conversations import AskConversation, AskConversations, AskItem, AskItems
 from workers.persistence.changes import to_row
 from workers.persistence.commands.conversations import to_conversation
 from workers.persistence.conditions import lives, living
+from workers.persistence.queries.asked import ASKED, find_asked, is_asked
 from workers.persistence.queries.lexemes import of_owner
 from workers.persistence.queries.pages import OwnedList, read_owned, to_page, to_stretch
 from workers.persistence.statements import Statement
@@ -67,7 +69,7 @@ _OWNED = and_(
         conversations.c.principal == bindparam("principal"),
     ),
 )
-_CONVERSATION = Statement(select(*_SERVED).where(_OWNED))
+_CONVERSATIONS = Statement(select(ASKED.c.number, *_SERVED).where(is_asked(conversations)))
 _BRANCH = Statement(
     select(
         conversations.c.active_branch,
@@ -105,12 +107,17 @@ def _items(count: int, *, upwards: bool) -> Statement:
     )
 
 
-async def get_conversation(connection: AsyncConnection, ask: AskConversation) -> bytes:
-    """One conversation. Raises NotFound."""
-    found = await _CONVERSATION.first(connection, {"id": ask.id, "principal": ask.principal})
-    if found is None:
-        raise NotFound(f"there is no conversation {ask.id}")
-    return encode(to_conversation(to_row(found._asdict())))
+async def get_conversations(
+    connection: AsyncConnection, asks: Sequence[AskConversation]
+) -> list[bytes | JanError]:
+    """Conversations, each its asker's, or NotFound."""
+    rows = await find_asked(connection, _CONVERSATIONS, asks)
+    return [
+        encode(to_conversation(to_row(row._asdict())))
+        if row is not None
+        else NotFound(f"there is no conversation {ask.id}")
+        for ask, row in zip(asks, rows, strict=True)
+    ]
 
 
 async def list_conversations(connection: AsyncConnection, ask: AskConversations) -> bytes:

@@ -1,27 +1,35 @@
 """Reading projects. Every query is scoped by the principal."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from schemas.api.projects import Project
 from schemas.commands import encode
-from schemas.errors import NotFound
+from schemas.errors import JanError, NotFound
 from schemas.queries.projects import AskProject, AskProjects
-from workers.persistence.changes import find, to_row
+from workers.persistence.changes import to_row
 from workers.persistence.commands.projects import to_project
+from workers.persistence.queries.asked import ASKED, find_asked, is_asked
 from workers.persistence.queries.pages import OwnedList, read_owned
+from workers.persistence.statements import Statement
 from workers.persistence.tables import projects
 
+_PROJECTS: Final = Statement(select(ASKED.c.number, *projects.c).where(is_asked(projects)))
 
-async def get_project(connection: AsyncConnection, ask: AskProject) -> Project:
-    """One project. Raises NotFound."""
-    table = projects.c
-    row = await find(connection, projects, table.id == ask.id, table.principal == ask.principal)
-    if row is None:
-        raise NotFound(f"there is no project {ask.id}")
-    return to_project(row)
+
+async def get_projects(
+    connection: AsyncConnection, asks: Sequence[AskProject]
+) -> list[bytes | JanError]:
+    """Projects, each its asker's, or NotFound."""
+    rows = await find_asked(connection, _PROJECTS, asks)
+    return [
+        encode(to_project(to_row(row._asdict())))
+        if row is not None
+        else NotFound(f"there is no project {ask.id}")
+        for ask, row in zip(asks, rows, strict=True)
+    ]
 
 
 async def list_projects(connection: AsyncConnection, ask: AskProjects) -> bytes:

@@ -1,5 +1,6 @@
 """Reading stored responses. Every query is scoped by the principal."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -13,15 +14,17 @@ from schemas import ids
 from schemas.api.items import MAX_ITEMS_BYTES
 from schemas.api.lists import encode_page
 from schemas.commands import encode
-from schemas.errors import InvalidRequest, NotFound
+from schemas.errors import InvalidRequest, JanError, NotFound
 from schemas.queries.responses import (
     AskResponse,
     AskResponseContext,
     AskResponseInput,
     ResponseContext,
 )
+from workers.persistence.queries.asked import ASKED, find_asked, is_asked
 from workers.persistence.queries.pages import read_page
 from workers.persistence.queries.turns import MAX_CONTEXT_ITEMS, choose
+from workers.persistence.statements import Statement
 from workers.persistence.tables import conversation_items, response_items, responses, runs
 
 MAX_CHAIN: Final = 1000  # responses
@@ -30,14 +33,38 @@ _AT_WORK: Final = ("accepted", "running")
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-async def get_response(connection: AsyncConnection, ask: AskResponse) -> bytes:
-    """A response as it was at its end. Raises NotFound."""
-    body = await connection.scalar(select(responses.c.body).where(_is_owned(ask.id, ask.principal)))
-    if body is None:
-        raise NotFound(f"there is no response {ask.id}")
-    table = response_items.c
-    question = select(table.content).where(table.response_id == ask.id, table.is_output)
-    output = (await connection.scalars(question.order_by(table.position))).all()
+_RESPONSES: Final = Statement(
+    select(ASKED.c.number, responses.c.id, responses.c.body).where(is_asked(responses))
+)
+_OUTPUT: Final = Statement(
+    select(response_items.c.response_id, response_items.c.content)
+    .where(
+        response_items.c.response_id == any_(bindparam("responses", type_=ARRAY(Text))),
+        response_items.c.is_output,
+    )
+    .order_by(response_items.c.response_id, response_items.c.position)
+)
+
+
+async def get_responses(
+    connection: AsyncConnection, asks: Sequence[AskResponse]
+) -> list[bytes | JanError]:
+    """Responses as they were at their ends, each its asker's, or NotFound."""
+    rows = await find_asked(connection, _RESPONSES, asks)
+    output: dict[str, list[bytes]] = defaultdict(list)
+    for response_id, content in await _OUTPUT.all(
+        connection, {"responses": [row.id for row in rows if row is not None]}
+    ):
+        output[response_id].append(content)
+    return [
+        _to_response(row.body, output[row.id])
+        if row is not None and row.body is not None
+        else NotFound(f"there is no response {ask.id}")
+        for ask, row in zip(asks, rows, strict=True)
+    ]
+
+
+def _to_response(body: bytes, output: Sequence[bytes]) -> bytes:
     return encode(_decode_fields(body) | {"output": msgspec.Raw(b"[%b]" % b",".join(output))})
 
 

@@ -38,6 +38,10 @@ from workers.persistence.tables import processed_commands
 
 PRINCIPAL = "user_a"
 CREATE = ("conversations", "create")
+WAITING = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE wait_event_type = 'Lock' AND datname = current_database() AND query LIKE 'SELECT asked.%'"
+)
 
 
 @pytest.fixture
@@ -242,13 +246,13 @@ async def test_questions_that_are_read_together_are_answered_each_on_its_own_ter
             return asyncio.create_task(stored.ask("conversations", "get", question))
 
         ours, theirs = await create("user_a"), await create("user_b")
-        blocking = open_engine(url, pool_size=1)
+        blocking, watching = open_engine(url, pool_size=1), open_engine(url, pool_size=1)
         async with blocking.connect() as connection:
             await connection.execute(text("LOCK TABLE conversations IN ACCESS EXCLUSIVE MODE"))
 
             async def waiting() -> int:
-                count = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-                return int(await connection.scalar(text(count)) or 0)
+                async with watching.connect() as other:  # each transaction sees one state only
+                    return int(await other.scalar(text(WAITING)) or 0)
 
             first = ask("user_a", ours)
             await until(waiting)
@@ -266,6 +270,7 @@ async def test_questions_that_are_read_together_are_answered_each_on_its_own_ter
             assert await waiting() == 1
             await connection.rollback()
         await blocking.dispose()
+        await watching.dispose()
         told = dict(
             zip(asked, await asyncio.gather(*asked.values(), return_exceptions=True), strict=True)
         )

@@ -40,7 +40,8 @@ PRINCIPAL = "user_a"
 CREATE = ("conversations", "create")
 WAITING = (
     "SELECT count(*) FROM pg_stat_activity"
-    " WHERE wait_event_type = 'Lock' AND datname = current_database() AND query LIKE 'SELECT asked.%'"
+    " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    " AND query LIKE 'SELECT asked.%'"  # others wait for the lock as well
 )
 
 

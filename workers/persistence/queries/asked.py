@@ -14,8 +14,8 @@ ASKED = (
         bindparam("ids", type_=ARRAY(Text)),
         bindparam("principals", type_=ARRAY(Text)),
     )
-    .table_valued("id", "principal", with_ordinality="number", name="asked")
-    .render_derived()
+    .table_valued("id", "principal", with_ordinality="number")
+    .render_derived(name="asked")
 )
 """Who asks for what; a statement's rows say by `number` which of them they are for."""
 

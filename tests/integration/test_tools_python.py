@@ -77,7 +77,8 @@ async def test_files_go_in_and_come_out(server: NatsServer, desk: ToolDesk, tmp_
     upper, deep = sorted(result.artifacts, key=lambda one: one.name, reverse=True)
     assert (upper.name, upper.bytes, upper.media_type) == ("upper.csv", 8, "text/csv")
     assert deep.name == "sub_deep.bin"
-    assert upper.reference.startswith("artifacts/tool_")
+    assert upper.reference.startswith("artifacts/")
+    assert upper.container in upper.reference
     assert await objects.get(upper.reference) == b"A,B\n1,2\n"
 
 

@@ -2,20 +2,17 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
 
 import msgspec
 import structlog
 
 from bus.buckets import Bucket
 from bus.connection import Bus
+from bus.switches import Switches
 from schemas import subjects
-from schemas.tools import Switch, Tool, decode_switch, decode_tool
+from schemas.tools import Switch, Tool, decode_tool
 
 logger = structlog.get_logger()
-
-_ON: Final = Switch()
-_OFF: Final = Switch(enabled=False)
 
 
 class ToolCatalogue:
@@ -23,7 +20,7 @@ class ToolCatalogue:
 
     def __init__(self) -> None:
         self._tools: dict[str, Tool] = {}
-        self._switches: dict[str, Switch] = {}
+        self._switches = Switches()
 
     def find(self, name: str) -> Tool | None:
         """A tool as a model may be told of it; None if there is none, or it is switched off."""
@@ -48,14 +45,14 @@ class ToolCatalogue:
 
     def switch(self, name: str) -> Switch:
         """What an operator says of a tool."""
-        return self._switches.get(name, _ON)
+        return self._switches.find(name)
 
     def on_change(self, key: str, value: bytes | None, _revision: int) -> None:
         """Take a change of the bucket; a tool whose switch can't be read is off."""
         if key.startswith(subjects.TOOL_KEYS):
             self._set_tool(key.removeprefix(subjects.TOOL_KEYS), value)
         elif key.startswith(subjects.SWITCH_KEYS):
-            self._set_switch(key.removeprefix(subjects.SWITCH_KEYS), value)
+            self._switches.set(key.removeprefix(subjects.SWITCH_KEYS), value)
 
     def _set_tool(self, name: str, value: bytes | None) -> None:
         if value is None:
@@ -65,16 +62,6 @@ class ToolCatalogue:
             self._tools[name] = decode_tool(value)
         except msgspec.DecodeError as error:
             logger.warning("an announcement can't be read", tool=name, error=str(error))
-
-    def _set_switch(self, name: str, value: bytes | None) -> None:
-        if value is None:
-            self._switches.pop(name, None)
-            return
-        try:
-            self._switches[name] = decode_switch(value)
-        except msgspec.DecodeError as error:
-            logger.warning("a switch can't be read: its tool is off", tool=name, error=str(error))
-            self._switches[name] = _OFF
 
 
 @asynccontextmanager

@@ -192,7 +192,7 @@ class Call(Carried):
                 "unknown_tool", f"There is no tool {job.tool[:100]!r}; there are: {names}."
             )
         found = read_object(job.tool, job.arguments)
-        switch = place.toolbox.switch(tool.about.name)
+        switch = place.toolbox.switches.find(tool.about.name)
         if not switch.enabled:
             raise Failed("disabled", f"{job.tool} is switched off on this server.")
         said = "\n".join(texts_in(found)).casefold()

@@ -41,7 +41,7 @@ class Catalogue:
     def on_change(self, key: str, value: bytes | None, revision: int) -> None:  # noqa: ARG002
         """Take in what the bucket says."""
         if key.startswith(_SWITCH):
-            self._toolbox.set_switch(key.removeprefix(_SWITCH), value)
+            self._toolbox.switches.set(key.removeprefix(_SWITCH), value)
         elif key.startswith(_TOOL) and value is not None:
             self._told[key] = value
         elif key.startswith(_TOOL):

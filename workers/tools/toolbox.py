@@ -3,14 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
-import structlog
 
-from schemas.tools import CallTool, Switch, decode_switch
+from bus.switches import Switches
+from schemas.tools import CallTool
 from workers.tools.tool import ServerTool
 
-logger = structlog.get_logger()
-
-_ON = Switch()
 _MCP = "mcp"
 
 
@@ -38,7 +35,7 @@ class Toolbox:
         }
         self._remote: dict[str, ServerTool] = {}
         self._aliases = {alias: tool for tool in self for alias in tool.aliases}
-        self._switches: dict[str, Switch] = {}
+        self.switches = Switches()
         self.absent: Callable[[str], str] = lambda _: ""
 
     def __iter__(self) -> Iterator[ServerTool]:
@@ -58,24 +55,9 @@ class Toolbox:
         return sorted(
             tool.about.name
             for tool in self
-            if tool.announced and self.switch(tool.about.name).enabled
+            if tool.announced and self.switches.find(tool.about.name).enabled
         )
 
     def replace_remote(self, tools: Sequence[ServerTool]) -> None:
         """Have these tools of MCP servers from now on, in place of the earlier ones."""
         self._remote = {tool.about.name: tool for tool in tools}
-
-    def switch(self, name: str) -> Switch:
-        """What an operator says of a tool."""
-        return self._switches.get(name, _ON)
-
-    def set_switch(self, name: str, value: bytes | None) -> None:
-        """Take what an operator says now; what can't be read leaves the tool switched off."""
-        if value is None:
-            self._switches.pop(name, None)
-            return
-        try:
-            self._switches[name] = decode_switch(value)
-        except msgspec.DecodeError as error:
-            logger.warning("a switch can't be read: its tool is off", tool=name, error=str(error))
-            self._switches[name] = Switch(enabled=False)

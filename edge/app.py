@@ -227,7 +227,7 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
             "runs": runs,
             "inbox": inbox,
             "preparation": Preparation(runs, references),
-            "responses": Lookup(bus, kept, settings.key_secret),
+            "responses": Lookup(bus, inbox, kept, settings.key_secret),
             "replays": Replays(
                 bus,
                 inbox,

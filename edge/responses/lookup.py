@@ -1,12 +1,13 @@
 """Finding a response: as it was stored, or as far as its frames say it has come."""
 
 import asyncio
+import sys
 import time
 from contextlib import suppress
 from typing import Any, Final
 
 from bus.connection import Bus
-from edge.inbox import Reader
+from edge.inbox import Inbox, Reader
 from edge.stored import Stored
 from schemas import frames, ids, subjects
 from schemas.api import responses as api
@@ -17,6 +18,7 @@ from schemas.queries import decode_answer
 from schemas.queries.responses import AskResponse
 from schemas.queries.runs import AskRun, RunRecord
 from schemas.responses.fold import ResponseFold
+from schemas.responses.story import result_of
 
 _END_WAIT: Final = 1.0  # seconds
 _UNHEARD: Final = 5.0  # seconds that the database may need to hear of a new one
@@ -26,8 +28,9 @@ MISSING: Final = "there is no such response"
 class Lookup:
     """Finds responses of their owners. `secret` tells whose an id is."""
 
-    def __init__(self, bus: Bus, stored: Stored, secret: bytes) -> None:
+    def __init__(self, bus: Bus, inbox: Inbox, stored: Stored, secret: bytes) -> None:
         self._bus = bus
+        self._inbox = inbox
         self._stored = stored
         self._secret = secret
 
@@ -42,14 +45,14 @@ class Lookup:
         """A response's JSON, ended or not. Raises NotFound, Unavailable, BusUnavailable."""
         run_id = self.require_own(response_id, principal)
         history = await self._read(subjects.frames_anywhere(run_id))
-        if history.commit is not None and history.commit.stored:
-            return await self._find_stored(run_id, principal, history)
-        if history.commit is not None:
+        if history.commit is not None and not history.commit.stored:
             raise NotFound(MISSING)  # it was not to be kept
+        if history.commit is not None:
+            return await self._find_ended(run_id, principal, history)
         if history.chunks:
             return encode(await self._unfinished(run_id, history))
         try:
-            return await self._find_stored(run_id, principal, history)
+            return await self._find_stored(run_id, principal)
         except NotFound:
             return await self._find_waiting(run_id, principal)
 
@@ -65,17 +68,35 @@ class Lookup:
         elif fold.committed and not frames.is_stored(fold.last):
             raise NotFound(MISSING)
         elif fold.committed:
-            history = History()
-            until = asyncio.get_running_loop().time() + _END_WAIT
-            history.event_seq = await reader.until_ended(until)
-            if history.event_seq:  # else it may not have come to the database yet
+            event_seq = await reader.until_ended(asyncio.get_running_loop().time() + _END_WAIT)
+            if event_seq:  # else it may not have come to the database yet
                 with suppress(Unavailable):
-                    await self._find_stored(run_id, principal, history)
+                    await self._find_stored(run_id, principal, event_seq)
 
-    async def _find_stored(self, run_id: str, principal: str, history: History) -> bytes:
-        """As it was stored. Its end may be known here before it is in the database."""
+    async def _find_ended(self, run_id: str, principal: str, history: History) -> bytes:
+        """As it was stored, or as its frames say it will be. Its end is known here first."""
+        event_seq = history.event_seq or await self._until_ended(run_id)
+        try:
+            return await self._find_stored(run_id, principal, event_seq)
+        except NotFound:
+            result, _ = result_of(history.chunks)
+            if event_seq or result is None:
+                raise  # it was deleted
+            return result  # whoever committed it died before the database heard of it
+
+    async def _until_ended(self, run_id: str) -> int:
+        """Wait for the END of a run that is committed: the sequence of its fact, 0 without one."""
+        reader = await self._inbox.attach(run_id, skip=sys.maxsize)
+        try:
+            await reader.catch_up()
+            return await reader.until_ended(asyncio.get_running_loop().time() + _END_WAIT)
+        finally:
+            await self._inbox.release(reader)
+
+    async def _find_stored(self, run_id: str, principal: str, event_seq: int = 0) -> bytes:
+        """As it was stored, once the database knows the fact of its end, if that is known."""
         question = AskResponse(
-            principal=principal, id=ids.public_id(run_id, "response"), after=history.event_seq
+            principal=principal, id=ids.public_id(run_id, "response"), after=event_seq
         )
         return await self._stored.ask("responses", "get", question)
 
@@ -105,7 +126,7 @@ class Lookup:
         if not record.accepted.command.stored:
             raise NotFound(MISSING)
         if record.finished is not None:  # since its frames were looked at
-            return await self._find_stored(run_id, principal, History())
+            return await self._find_stored(run_id, principal)
         asked = record.accepted.command.request
         return encode(to_queued(run_id, bytes(asked) if asked is not None else None))
 

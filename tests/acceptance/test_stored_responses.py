@@ -47,6 +47,20 @@ def test_a_stored_response_is_read_as_it_was_answered_on_any_edge(
 
 
 @pytest.mark.requirement("responses.retrieve")
+def test_one_that_is_just_ending_is_there_all_the_time(
+    server: LaunchedServer, client: openai.OpenAI, api_key: str
+) -> None:
+    ended = []
+    with openai_client(server.edges[1], api_key) as other:
+        for _ in range(20):
+            made = respond(client, "Keep this.", background=True, model=SIMULATED)
+            while (found := other.responses.retrieve(made.id)).status != "completed":
+                pass
+            ended.append(found == other.responses.retrieve(made.id))
+    assert ended == [True] * 20
+
+
+@pytest.mark.requirement("responses.retrieve")
 def test_one_that_is_not_to_be_stored_is_not(client: openai.OpenAI) -> None:
     made = respond(client, "Forget this.", store=False, model=SIMULATED)
     with pytest.raises(openai.NotFoundError):

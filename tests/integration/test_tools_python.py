@@ -336,13 +336,17 @@ async def test_code_that_ends_what_watches_it_harms_only_its_own_call(
 
 
 @sandboxed
-async def test_a_cancel_ends_the_code(server: NatsServer, desk: ToolDesk) -> None:
+@pytest.mark.parametrize("moment", [0.0, 0.0005, 0.002, 0.005, 0.01, 0.5])
+async def test_a_cancel_ends_the_code_however_far_its_sandbox_is(
+    server: NatsServer, desk: ToolDesk, moment: float
+) -> None:
     async with running_tools(server, tools_queues=["python_exec"]):
         code = "import time; time.sleep(30)"
         job = await desk.call("python_exec", {"code": code}, queue="python_exec", parent="resp_c")
         await desk.until_begun(job.call_id)
+        await asyncio.sleep(moment)
         await desk.cancel("resp_c")
-        reading = await desk.until_ended(job.call_id, 5)
+        reading = await desk.until_ended(job.call_id, 20)
         left = [child.name() for child in psutil.Process().children(recursive=True)]
     assert reading.result.status == "cancelled"
     assert "bwrap" not in left

@@ -9,6 +9,7 @@ from outside, as no limit of the kernel without cgroups adds them up.
 import asyncio
 import os
 import shutil
+import signal
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -114,16 +115,7 @@ class Sandbox:
         """Start the guest; yields it and the descriptor to read its report from."""
         reader, writer = os.pipe()
         try:
-            process = await asyncio.create_subprocess_exec(
-                *self._command(uid, writer),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                pass_fds=(writer,),
-                env={},
-                cwd="/",
-                start_new_session=True,
-            )
+            process = await self._create(uid, writer)
         except BaseException:
             os.close(reader)
             raise
@@ -134,9 +126,27 @@ class Sandbox:
         finally:
             os.close(reader)
             if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    process.kill()  # bubblewrap's child dies with it, and all others with that
-                await asyncio.shield(process.wait())
+                await asyncio.shield(_end(process))
+
+    async def _create(self, uid: int, report: int) -> asyncio.subprocess.Process:
+        """Start bubblewrap. Cancelled meanwhile, asyncio would kill it, and not as `_kill` does."""
+        creating = asyncio.create_task(
+            asyncio.create_subprocess_exec(
+                *self._command(uid, report),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                pass_fds=(report,),
+                env={},
+                cwd="/",
+                start_new_session=True,
+            )
+        )
+        try:
+            return await asyncio.shield(creating)
+        except asyncio.CancelledError:
+            await asyncio.shield(_end(await creating))
+            raise
 
     async def _follow(
         self,
@@ -162,8 +172,7 @@ class Sandbox:
             ends: set[asyncio.Future[Any]] = {ending, stop}
             await asyncio.wait(ends, timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED)
             if not ending.done():
-                with suppress(ProcessLookupError):
-                    process.kill()
+                await _end(process)
             await ending
             watching.cancel()
             await asyncio.wait(reading, timeout=2.0)
@@ -245,6 +254,25 @@ _ENVIRONMENT: Final = {
 def _as_user(uid: int) -> list[str]:
     who = [f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--inh-caps=-all"]
     return ["setpriv", *who, "--no-new-privs"]
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    await asyncio.to_thread(_kill, process.pid)
+    await process.wait()
+
+
+def _kill(pid: int) -> None:
+    """Kill bubblewrap and its child, with which all in the sandbox dies.
+
+    The child dies with its parent too, but not before bubblewrap has come to arrange that.
+    """
+    with suppress(ProcessLookupError, ChildProcessError, psutil.Error):
+        os.kill(pid, signal.SIGSTOP)  # it shall have no more children than are found
+        os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        for child in psutil.Process(pid).children(recursive=True):
+            with suppress(psutil.Error):
+                child.kill()
+        os.kill(pid, signal.SIGKILL)
 
 
 async def _write(process: asyncio.subprocess.Process, data: bytes) -> None:

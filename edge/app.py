@@ -172,9 +172,6 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
             lambda: {"host": settings.host, "port": port, "running": len(runs)},
         )
 
-        def has_peers() -> bool:
-            return presence.edges() > 1
-
         deployments = Deployments(presence.inference)
         admission = Admission(standing=deployments)
         catalogue = Models(admission.update, deployments.status_of)
@@ -188,7 +185,7 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
                     objects,
                     admission,
                     to_run_options(settings),
-                    has_peers=has_peers,
+                    has_peers=presence.has_peers,
                 )
             )
         )
@@ -209,7 +206,7 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
         guests = GuestLimits(settings.guest_rpm, settings.guest_in_flight)
         kept = Stored(
             bus,
-            Positions(Bucket(bus, subjects.KV_POSITIONS), has_peers),
+            Positions(Bucket(bus, subjects.KV_POSITIONS), presence.has_peers),
             patience=settings.write_patience,
         )
         references = References(kept.ask, settings.sealing_key.get_secret_value())

@@ -20,6 +20,7 @@ logger = structlog.get_logger()
 
 _EVERY = 2.0  # seconds
 _ABSENT_AFTER = 6.0  # seconds without a word, by this process's own clock
+_GONE_AFTER = 60.0  # … of an edge: on a busy machine one that is late still serves
 
 
 class Fact(msgspec.Struct, frozen=True):
@@ -82,6 +83,14 @@ class Presence:
             others = [key for key in self._present("edge.") if key != f"edge.{self._name}"]
             self._edges = 1 + len(others)
         return self._edges
+
+    def has_peers(self) -> bool:
+        """Whether other edges may serve, those that are stopping or late with their word too."""
+        oldest, mine = self._clock() - _GONE_AFTER, f"edge.{self._name}"
+        return any(
+            key.startswith("edge.") and key != mine and seen.at >= oldest
+            for key, seen in self._seen.items()
+        )
 
     def workers(self, kind: str) -> list[Fact]:
         """The workers of a kind that are there and take work."""

@@ -56,3 +56,16 @@ def test_what_is_no_process_is_passed_over(presence: Presence) -> None:
     tell(presence, "deployment.remote/m", state="open")
     presence.on_change("worker.inference.broken", b"{", 1)
     assert presence.workers("inference") == []
+
+
+def test_an_edge_that_is_late_with_its_word_or_stopping_may_still_serve(
+    presence: Presence, clock: Clock
+) -> None:
+    tell(presence, "edge.edge-1")
+    assert not presence.has_peers()
+    tell(presence, "edge.edge-2", draining=True)
+    clock.now += 30
+    assert presence.edges() == 1
+    assert presence.has_peers()
+    clock.now += 40
+    assert not presence.has_peers()

@@ -66,7 +66,7 @@ def _start(checkout: Path, wheels: Path, lock: str) -> str:
 
 
 def _run(command: list[str], wheels: Path) -> subprocess.CompletedProcess[str]:
-    """Run with the folder of wheels as the only index."""
+    """Run with the folder of wheels as the only index, by pip's settings."""
     environment = {
         "PATH": "/usr/bin:/bin",
         "JAN_PYTHON": sys.executable,
@@ -74,9 +74,6 @@ def _run(command: list[str], wheels: Path) -> subprocess.CompletedProcess[str]:
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": str(wheels),
         "UV_NO_CONFIG": "1",
-        "UV_NO_INDEX": "1",
-        "UV_OFFLINE": "1",
-        "UV_FIND_LINKS": str(wheels),
     }
     done = subprocess.run(
         command,

@@ -59,6 +59,20 @@ def test_one_that_is_not_to_be_stored_is_not(client: openai.OpenAI) -> None:
     )
 
 
+@pytest.mark.requirement("responses.previous")
+def test_one_that_is_not_to_be_stored_is_not_gone_on_from_while_it_is_at_work(
+    client: openai.OpenAI,
+) -> None:
+    asked = "!tokens 500\n!pace 20"
+    with client.responses.create(model=SCRIPTED, input=asked, store=False, stream=True) as stream:
+        made = next(iter(stream)).response.id
+        with pytest.raises(openai.NotFoundError) as refused:
+            respond(client, "Go on.", previous_response_id=made)
+    error = refused.value
+    assert (error.param, error.code) == ("previous_response_id", "previous_response_not_found")
+    assert f"there is no response {made}" in error.message
+
+
 @pytest.mark.requirement("responses.input_items")
 def test_what_was_asked_is_listed_in_pages(client: openai.OpenAI) -> None:
     asked: Any = [{"role": "user", "content": str(number)} for number in range(5)]

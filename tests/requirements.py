@@ -141,6 +141,9 @@ REQUIREMENTS: dict[str, Requirement] = {
         OPENAI,
     ),
     "responses.conversation": R("responses and chats go on with one conversation", OPENAI),
+    "responses.large": R(
+        "of an output that is too large the beginning is kept, and what is left out is told", SERVER
+    ),
     "responses.delete": R("a deleted response is gone, on every route", OPENAI),
     "responses.cancel": R("a cancelled response keeps what it had come to", OPENAI),
     "responses.usage": R("a response's tokens are counted once, not with its steps'", SERVER),

@@ -10,7 +10,7 @@ import pytest
 from cli.launch import LaunchedServer
 from tests.acceptance.conftest import SCRIPTED, SIMULATED
 from tests.support.command import jan
-from tests.support.server import eventually, http_client, openai_client
+from tests.support.server import eventually, http_client, openai_client, running_server
 from tests.support.upstream_process import UpstreamProcess
 
 
@@ -265,3 +265,31 @@ def test_functions_are_called_in_a_conversation(client: openai.OpenAI) -> None:
     (unanswered,) = respond(client, "Ask ask_sea.", **more).output
     assert unanswered.type == "function_call"
     assert respond(client, "Never mind.", **more | {"tools": []}).status == "completed"
+
+
+@pytest.mark.requirement("responses.large")
+def test_what_is_kept_of_too_large_an_output_is_told_everywhere_alike(
+    upstream: UpstreamProcess,
+) -> None:
+    with (
+        running_server(
+            "--upstream", upstream.base_url, env={"JAN_RESPONSE_BYTES": "65536"}
+        ) as server,
+        openai_client(server.url, server.create_key("--name", "large")) as client,
+    ):
+        conversation = client.conversations.create().id
+        *before, last = client.responses.create(
+            model="test-model",
+            input="!tokens 40000\n!pace 0",
+            conversation=conversation,
+            stream=True,
+        )
+        told = last.response
+        assert (last.type, told.status) == ("response.failed", "failed")
+        assert "output[0] is cut short" in told.error.message
+        streamed = "".join(event.delta for event in before if hasattr(event, "delta"))
+        assert told.output_text
+        assert streamed.startswith(told.output_text)
+        assert client.responses.retrieve(told.id) == told
+        item = client.conversations.items.list(conversation).data[0]
+        assert (item.status, item.content[0].text) == ("incomplete", told.output_text)

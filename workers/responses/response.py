@@ -7,7 +7,7 @@ Its life, from top to bottom, is `Response.generate`. Each stage has a file:
 - `opening.py`: what it begins with, its tools above all (`offers.py`, `listings.py`),
 - `steps.py`: having the model say something, and `formats.py`: checking that,
 - `answering.py`: having the tools called that it wants called (`calls.py`),
-- `ending.py`: the end, and the early one.
+- `ending.py`: the end, and the early one; `room.py`: what of it is kept.
 
 Steps and calls are its parts (`parts.py`): runs of their own, whose ids follow from their place. So
 whoever goes on after a worker's death asks for the same parts again, which are there already.
@@ -20,7 +20,7 @@ import structlog
 
 from schemas import subjects
 from schemas.commands import RunInference, decode_run_inference, encode
-from schemas.errors import JanError, NotFound
+from schemas.errors import InternalError, JanError, NotFound
 from schemas.history import History
 from schemas.responses.story import Judged, is_story, result_of
 from schemas.webhooks import of_response
@@ -29,6 +29,7 @@ from workers.responses.ending import end_early, find_end, wind_up
 from workers.responses.formats import to_correction
 from workers.responses.office import Office, read_asked
 from workers.responses.opening import open_response
+from workers.responses.room import has_room
 from workers.responses.steps import Steps
 from workers.responses.story import Story, recall
 from workers.runtime.delivery import Delivery
@@ -63,15 +64,17 @@ class Response(LongRun):
             await open_response(office, job, asked, story, mailbox)
             steps = Steps(office, job, asked, story)
             answering = Answering(office.parts, office.settings, job, asked, story)
-            fold = story.fold
+            fold, depth = story.fold, office.settings.response_depth
             while True:
                 if fold.step is not None:
                     await steps.until_ended(fold.step, mailbox)
                 elif fold.to_judge is not None:
                     story.say(Judged(await to_correction(asked.request, fold)))
+                elif not has_room(fold, office.settings):
+                    raise InternalError("the model and its tools have said too much")
                 elif fold.pending:
                     await answering.answer(fold.pending, mailbox)
-                elif (ending := find_end(asked.request, fold, office.settings)) is not None:
+                elif (ending := find_end(asked.request, fold, depth)) is not None:
                     self.deployment = story.deployment or self.deployment
                     return ending
                 else:

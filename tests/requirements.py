@@ -381,6 +381,9 @@ REQUIREMENTS: dict[str, Requirement] = {
     "tools.cancel": R("a cancel of a call, or of the run that it is a part of, ends it", SERVER),
     "tools.switch": R("an operator switches tools off, and refuses keywords", SERVER),
     "tools.breaker": R("a backend that keeps failing is left alone for a while", SERVER),
+    "tools.apart": R(
+        "what takes a stranger's document apart costs no more than its time and its memory", SERVER
+    ),
     "tools.web_search": R(
         "web_search asks Serper, Tavily, Exa and SearXNG in turn, and cites", SERVER
     ),

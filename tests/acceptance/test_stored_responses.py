@@ -1,5 +1,6 @@
 """Stored responses with the real SDK: read again, paged, gone on with, deleted; counted once."""
 
+import base64
 import json
 from typing import Any
 
@@ -97,6 +98,23 @@ def test_a_chain_of_three_is_gone_on_with(client: openai.OpenAI, upstream: Upstr
         ("user", "Chain three."),
     ]
     assert third.previous_response_id == second.id
+
+
+@pytest.mark.requirement("responses.previous")
+@pytest.mark.parametrize("going_on", ["conversation", "previous_response_id"])
+def test_a_model_that_says_nul_is_gone_on_with(
+    client: openai.OpenAI, upstream: UpstreamProcess, going_on: str
+) -> None:
+    said = {"choices": [{"index": 0, "delta": {"content": "nul \0"}, "finish_reason": "stop"}]}
+    stream = f"data: {json.dumps(said)}\n\ndata: [DONE]\n\n".encode()
+    upstream.script({"kind": "body", "pieces": [base64.b64encode(stream).decode()]})
+    conversation = client.conversations.create().id
+    first = respond(client, "Say nul.", conversation=conversation)
+    assert first.output_text == "nul \0"
+    before = {"conversation": conversation, "previous_response_id": first.id}[going_on]
+    second = respond(client, f"And then, by {going_on}?", **{going_on: before})
+    assert second.status == "completed"
+    assert ("assistant", "nul \0") in sent(upstream, f"And then, by {going_on}?")
 
 
 @pytest.mark.requirement("responses.previous")

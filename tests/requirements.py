@@ -141,6 +141,9 @@ REQUIREMENTS: dict[str, Requirement] = {
         OPENAI,
     ),
     "responses.conversation": R("responses and chats go on with one conversation", OPENAI),
+    "responses.large": R(
+        "of an output that is too large the beginning is kept, and what is left out is told", SERVER
+    ),
     "responses.delete": R("a deleted response is gone, on every route", OPENAI),
     "responses.cancel": R("a cancelled response keeps what it had come to", OPENAI),
     "responses.usage": R("a response's tokens are counted once, not with its steps'", SERVER),
@@ -378,6 +381,9 @@ REQUIREMENTS: dict[str, Requirement] = {
     "tools.cancel": R("a cancel of a call, or of the run that it is a part of, ends it", SERVER),
     "tools.switch": R("an operator switches tools off, and refuses keywords", SERVER),
     "tools.breaker": R("a backend that keeps failing is left alone for a while", SERVER),
+    "tools.apart": R(
+        "what takes a stranger's document apart costs no more than its time and its memory", SERVER
+    ),
     "tools.web_search": R(
         "web_search asks Serper, Tavily, Exa and SearXNG in turn, and cites", SERVER
     ),

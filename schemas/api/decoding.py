@@ -26,11 +26,11 @@ _NUL = b"\\u0000"
 _NAMED = 1 << 18  # bytes of a body in which a bad text's field is looked for: 20 MiB took 2 s
 
 
-def decoder(kind: type[T]) -> Callable[[bytes], T]:
+def decoder(kind: type[T], *, with_nul: bool = False) -> Callable[[bytes], T]:
     """Build the function that reads a body as `kind`; it raises InvalidRequest.
 
     Fields that `kind` does not know are skipped. Text that could not be stored or passed on is
-    refused wherever it stands: invalid UTF-8, lone surrogates, NUL.
+    refused wherever it stands: invalid UTF-8, lone surrogates, NUL unless `with_nul`.
     """
     decode = msgspec.json.Decoder(kind).decode
 
@@ -52,7 +52,7 @@ def decoder(kind: type[T]) -> Callable[[bytes], T]:
             _refuse_bad_text(body)
             raise _not_json(_first_lower(str(error).removeprefix("JSON is malformed: "))) from None
         # Without its escaped backslashes nothing in a body only looks like NUL.
-        if _NUL in body and _NUL in body.replace(b"\\\\", b""):
+        if not with_nul and _NUL in body and _NUL in body.replace(b"\\\\", b""):
             _refuse_bad_text(body)
             raise InvalidRequest("a text in the body contains the NUL character")
         return request

@@ -40,7 +40,8 @@ class PreparedRequest(ResponseRequest):
     prepared: Prepared = msgspec.field(default_factory=Prepared)
 
 
-decode_prepared = decoder(PreparedRequest)
+# What is asked was checked before; what was said before may have NUL, as models and tools say it.
+decode_prepared = decoder(PreparedRequest, with_nul=True)
 
 
 def calls_of(items: Iterable[Item]) -> set[str]:

@@ -1,5 +1,6 @@
 """Stored responses with the real SDK: read again, paged, gone on with, deleted; counted once."""
 
+import base64
 import json
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from cli.launch import LaunchedServer
 from tests.acceptance.conftest import SCRIPTED, SIMULATED
 from tests.support.command import jan
-from tests.support.server import eventually, http_client, openai_client
+from tests.support.server import eventually, http_client, openai_client, running_server
 from tests.support.upstream_process import UpstreamProcess
 
 
@@ -73,6 +74,20 @@ def test_one_that_is_not_to_be_stored_is_not(client: openai.OpenAI) -> None:
     )
 
 
+@pytest.mark.requirement("responses.previous")
+def test_one_that_is_not_to_be_stored_is_not_gone_on_from_while_it_is_at_work(
+    client: openai.OpenAI,
+) -> None:
+    asked = "!tokens 500\n!pace 20"
+    with client.responses.create(model=SCRIPTED, input=asked, store=False, stream=True) as stream:
+        made = next(iter(stream)).response.id
+        with pytest.raises(openai.NotFoundError) as refused:
+            respond(client, "Go on.", previous_response_id=made)
+    error = refused.value
+    assert (error.param, error.code) == ("previous_response_id", "previous_response_not_found")
+    assert f"there is no response {made}" in error.message
+
+
 @pytest.mark.requirement("responses.input_items")
 def test_what_was_asked_is_listed_in_pages(client: openai.OpenAI) -> None:
     asked: Any = [{"role": "user", "content": str(number)} for number in range(5)]
@@ -97,6 +112,23 @@ def test_a_chain_of_three_is_gone_on_with(client: openai.OpenAI, upstream: Upstr
         ("user", "Chain three."),
     ]
     assert third.previous_response_id == second.id
+
+
+@pytest.mark.requirement("responses.previous")
+@pytest.mark.parametrize("going_on", ["conversation", "previous_response_id"])
+def test_a_model_that_says_nul_is_gone_on_with(
+    client: openai.OpenAI, upstream: UpstreamProcess, going_on: str
+) -> None:
+    said = {"choices": [{"index": 0, "delta": {"content": "nul \0"}, "finish_reason": "stop"}]}
+    stream = f"data: {json.dumps(said)}\n\ndata: [DONE]\n\n".encode()
+    upstream.script({"kind": "body", "pieces": [base64.b64encode(stream).decode()]})
+    conversation = client.conversations.create().id
+    first = respond(client, "Say nul.", conversation=conversation)
+    assert first.output_text == "nul \0"
+    before = {"conversation": conversation, "previous_response_id": first.id}[going_on]
+    second = respond(client, f"And then, by {going_on}?", **{going_on: before})
+    assert second.status == "completed"
+    assert ("assistant", "nul \0") in sent(upstream, f"And then, by {going_on}?")
 
 
 @pytest.mark.requirement("responses.previous")
@@ -265,3 +297,31 @@ def test_functions_are_called_in_a_conversation(client: openai.OpenAI) -> None:
     (unanswered,) = respond(client, "Ask ask_sea.", **more).output
     assert unanswered.type == "function_call"
     assert respond(client, "Never mind.", **more | {"tools": []}).status == "completed"
+
+
+@pytest.mark.requirement("responses.large")
+def test_what_is_kept_of_too_large_an_output_is_told_everywhere_alike(
+    upstream: UpstreamProcess,
+) -> None:
+    with (
+        running_server(
+            "--upstream", upstream.base_url, env={"JAN_RESPONSE_BYTES": "65536"}
+        ) as server,
+        openai_client(server.url, server.create_key("--name", "large")) as client,
+    ):
+        conversation = client.conversations.create().id
+        *before, last = client.responses.create(
+            model="test-model",
+            input="!tokens 40000\n!pace 0",
+            conversation=conversation,
+            stream=True,
+        )
+        told = last.response
+        assert (last.type, told.status) == ("response.failed", "failed")
+        assert "output[0] is cut short" in told.error.message
+        streamed = "".join(event.delta for event in before if hasattr(event, "delta"))
+        assert told.output_text
+        assert streamed.startswith(told.output_text)
+        assert client.responses.retrieve(told.id) == told
+        item = client.conversations.items.list(conversation).data[0]
+        assert (item.status, item.content[0].text) == ("incomplete", told.output_text)

@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from schemas.tools import CallTool
 from tests.support.nats import NatsServer, migrate, running_nats
-from tests.support.tools import ToolDesk, open_tool_desk
+from tests.support.tools import Reading, ToolDesk, open_tool_desk
 from tests.support.tools_process import tools_process
 
 
@@ -40,19 +41,33 @@ def lines_of(file: Path) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
+async def killed_at_work(server: NatsServer, desk: ToolDesk, tool: str, file: Path) -> CallTool:
+    """Call a tool whose worker is killed while it runs."""
+    with tools_process(server, "tools-1", file) as first:
+        job = await desk.call(tool)
+        await until(lambda: len(lines_of(file)) == 1)
+        first.kill()
+    return job
+
+
+async def ended_by_another(
+    server: NatsServer, desk: ToolDesk, job: CallTool, file: Path
+) -> Reading:
+    """What is stored of a call once another worker has done what is left of it."""
+    with tools_process(server, "tools-2", file):
+        reading = await desk.until_ended(job.call_id)
+        await desk.until_empty()
+    return reading
+
+
 @pytest.mark.requirement("tools.survival")
 async def test_an_idempotent_tool_is_run_again_by_another_worker(
     server: NatsServer, desk: ToolDesk, tmp_path: Path
 ) -> None:
     file = tmp_path / "ran"
-    with tools_process(server, "tools-1", file) as first:
-        job = await desk.call("twice")
-        await until(lambda: len(lines_of(file)) == 1)
-        first.kill()
+    job = await killed_at_work(server, desk, "twice", file)
     file.with_suffix(".go").touch()
-    with tools_process(server, "tools-2", file):
-        reading = await desk.until_ended(job.call_id)
-        await desk.until_empty()
+    reading = await ended_by_another(server, desk, job, file)
     assert lines_of(file) == ["twice tools-1", "twice tools-2"]
     assert reading.result.output == "tools-2"
     (finished,) = await desk.finished(job)
@@ -64,13 +79,8 @@ async def test_any_other_is_never_run_again_and_says_so(
     server: NatsServer, desk: ToolDesk, tmp_path: Path
 ) -> None:
     file = tmp_path / "ran"
-    with tools_process(server, "tools-1", file) as first:
-        job = await desk.call("once")
-        await until(lambda: len(lines_of(file)) == 1)
-        first.kill()
-    with tools_process(server, "tools-2", file):
-        reading = await desk.until_ended(job.call_id)
-        await desk.until_empty()
+    job = await killed_at_work(server, desk, "once", file)
+    reading = await ended_by_another(server, desk, job, file)
     assert lines_of(file) == ["once tools-1"]
     assert reading.result.error is not None
     assert reading.result.error.code == "unknown_outcome"

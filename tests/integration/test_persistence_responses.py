@@ -24,12 +24,14 @@ from tests.support.postgres import PostgresServer
 from tests.support.projection import PRINCIPAL, Place, open_place
 from tests.support.runs import Told, accepted, new_run
 from tests.support.stored_responses import call_of, id_of, response_of, said, step_of
+from workers.persistence.answers import create_questions
 from workers.persistence.facts import Fact
 from workers.persistence.queries.conversations import list_items
-from workers.persistence.queries.responses import get_context, get_responses, list_input
+from workers.persistence.queries.responses import get_responses, list_input
 from workers.persistence.queries.runs import get_events, list_runs
 from workers.persistence.queries.turns import MAX_CONTEXT
 from workers.persistence.queries.usage import sum_usage
+from workers.persistence.sources import Question, Read
 from workers.persistence.tables import (
     conversations,
     entity_events,
@@ -76,12 +78,19 @@ async def input_of(place: Place, run_id: str, **paging: Any) -> dict[str, Any]:
     return page
 
 
+def read_context(place: Place) -> Read:
+    """What answers the question for a context, from the database and the log."""
+    asked = create_questions(place.cli)["responses.context"]
+    assert isinstance(asked, Question)
+    return asked.read
+
+
 async def context(place: Place, previous: str | None = None, *references: str) -> list[str]:
     """The texts of what a response would go on from."""
     question = AskResponseContext(
         principal=PRINCIPAL, previous=previous, references=list(references)
     )
-    found = await place.one.ask(get_context, question)
+    found = await place.one.ask(read_context(place), question)
     return texts([*found.items, *found.referred.values()])
 
 
@@ -174,10 +183,13 @@ async def test_what_was_cut_short_is_kept_and_gone_on_from(
 async def test_what_is_missing_or_foreign_or_at_work_is_named(place: Place) -> None:
     foreign = await keep(place, "hers", principal="user_b")
     working = new_run()
+    fleeting = new_run()
     begin, _ = response_of(working, "mine")
-    await place.one.take(await place.tell(begin))
+    unkept = accepted(fleeting, principal=PRINCIPAL, kind="response")
+    await place.one.take(await place.tell(begin, unkept))
+    named = (foreign, new_run(), working, fleeting)
     refusals = []
-    for previous in (id_of(foreign), id_of(new_run()), id_of(working), "resp_x", "\u00e9"):
+    for previous in (*map(id_of, named), "resp_x", "\u00e9"):
         with pytest.raises(NotFound) as refused:
             await context(place, previous)
         error = refused.value
@@ -186,6 +198,7 @@ async def test_what_is_missing_or_foreign_or_at_work_is_named(place: Place) -> N
         refusals.append(error.message.replace(previous, "ID"))
     assert refusals[0] == refusals[1] == "there is no response ID"
     assert refusals[2] == "the response ID has not ended yet"
+    assert refusals[3] == refusals[0]  # nobody will ever be able to go on from it
 
     mine = (await input_of(place, await keep(place, "mine")))["first_id"]
     hers = ids.derived_id("msg_", foreign, 0)
@@ -413,7 +426,7 @@ async def test_what_is_asked_about_responses_is_found_by_indexes(place: Place) -
         (get_responses, [AskResponse(principal=PRINCIPAL, id=id_of(run_id))]),
         (list_input, AskResponseInput(principal=PRINCIPAL, id=id_of(run_id))),
         (
-            get_context,
+            read_context(place),
             AskResponseContext(principal=PRINCIPAL, previous=id_of(run_id), references=[item]),
         ),
         (list_runs, AskRuns(principal=PRINCIPAL, parent=run_id)),

@@ -196,9 +196,53 @@ async def test_an_output_that_is_too_large_ends_its_response_alone(
         large = await client.until_ended(await client.create("!tokens 40000\n!pace 0"))
         small = await client.until_ended(await client.create("hello"))
     assert large.response["status"] == "failed"
-    assert "65536 bytes" in large.response["error"]["message"]
-    assert large.response["output"] == []
+    assert "of 65536 that it may have: output[0] is cut short" in large.response["error"]["message"]
+    (message,) = large.response["output"]
+    assert message["status"] == "incomplete"
+    streamed = "".join(event.get("delta", "") for event in large.events)
+    assert streamed.startswith(message["content"][0]["text"])
+    assert len(message["content"][0]["text"]) > 60_000
     assert small.response["status"] == "completed"
+
+
+async def test_of_an_output_that_is_too_large_the_items_left_out_are_counted(
+    server: NatsServer, client: Client
+) -> None:
+    calls: list[str] = []
+    asked = f'!tool echo {{"text": "{"x" * 4000}"}}\n!rounds 20'
+    async with at_work(server, {"echo": echo(calls)}, response_bytes=65536, response_depth=20):
+        told = await client.until_ended(await client.create(asked, tools=[OWN]))
+    assert told.response["status"] == "failed"
+    whole = [event["item"] for event in told.events if event["type"].endswith("item.done")]
+    kept = told.response["output"]
+    assert kept == whole[: len(kept)]
+    left_out = f"items left out: {len(whole) - len(kept)} of {len(whole)}"
+    assert told.response["error"]["message"].endswith(left_out)
+    assert len(calls) < 20  # it ends once the output is too large
+
+
+async def test_the_calls_of_a_step_that_says_too_much_are_not_carried_out(
+    server: NatsServer, client: Client
+) -> None:
+    calls: list[str] = []
+    asked = "\n".join(f'!tool echo {{"text": "{"x" * 4000}"}}' for _ in range(20))
+    async with at_work(server, {"echo": echo(calls)}, response_bytes=65536):
+        told = await client.until_ended(await client.create(asked, tools=[OWN]))
+    assert told.response["status"] == "failed"
+    assert {item["status"] for item in told.response["output"]} == {"failed"}
+    assert not calls
+
+
+async def test_a_cancelled_response_tells_what_of_it_is_left_out(
+    server: NatsServer, client: Client
+) -> None:
+    async with running_worker(server), serving(server, response_bytes=65536):
+        run_id = await client.create("!tokens 60000\n!pace 0\n!stall 40000")
+        await client.until(run_id, lambda told: len(told.events) > 30_000)
+        await client.cancel(run_id)
+        told = await client.until_ended(run_id)
+    assert told.response["status"] == "cancelled"
+    assert "output[0] is cut short" in told.response["error"]["message"]
 
 
 async def test_broken_arguments_are_told_to_the_model(server: NatsServer, client: Client) -> None:

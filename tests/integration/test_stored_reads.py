@@ -5,6 +5,7 @@ import functools
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from schemas.queries.settings import AskSettings
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.persistence import Running, running_worker
 from tests.support.postgres import PostgresServer, running_postgres
+from workers.persistence.app import Pools
 from workers.persistence.database import Database, open_engine
 from workers.persistence.pruning import Pruner
 from workers.persistence.queries import completions, conversations, projects, responses, runs
@@ -38,10 +40,10 @@ from workers.persistence.tables import processed_commands
 
 PRINCIPAL = "user_a"
 CREATE = ("conversations", "create")
-WAITING = (
+WAITING = text(
     "SELECT count(*) FROM pg_stat_activity"
     " WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    " AND query LIKE 'SELECT asked.%'"  # others wait for the lock as well
+    " AND query LIKE :asked"  # others wait for the lock as well
 )
 
 
@@ -74,6 +76,12 @@ def caller() -> Caller:
 
 def answers(worker: Running, source: str) -> float:
     return worker.registry.get_sample_value("jan_answers_total", {"source": source}) or 0
+
+
+async def waiting(watching: AsyncEngine, asked: str) -> int:
+    """How many wait for a lock with a statement like this."""
+    async with watching.connect() as connection:  # each transaction sees one state only
+        return int(await connection.scalar(WAITING, {"asked": asked}) or 0)
 
 
 async def until(holds: Callable[[], Any]) -> None:
@@ -177,13 +185,13 @@ async def test_slow_questions_keep_no_write_waiting(
     await migrate(nats)
     async with (
         postgres.database() as url,
-        running_worker(nats, url),
+        running_worker(nats, url, database_pool=10),
         open_bus(nats.url("edge"), name="edge") as bus,
     ):
         stored = stored_at(bus)
         body = writes.CreateConversation(title="one", metadata={}, items=[])
         made = msgspec.json.decode(await stored.command("conversations", "create", caller(), body))
-        engine = open_engine(url, pool_size=1)
+        engine, watching = open_engine(url, pool_size=1), open_engine(url, pool_size=1)
         async with engine.connect() as connection:
             # Who reads waits for this lock, who writes does not touch the table.
             await connection.execute(text("LOCK TABLE conversation_branches"))
@@ -191,7 +199,11 @@ async def test_slow_questions_keep_no_write_waiting(
             slow = [
                 asyncio.create_task(stored.ask("conversations", "items", ask)) for _ in range(8)
             ]
-            await asyncio.sleep(0.3)  # until they wait
+
+            async def all_connections_wait() -> bool:
+                return await waiting(watching, "%conversation_branches%") == Pools.of(10).reads
+
+            await until(all_connections_wait)
             change = writes.UpdateConversation(id=made["id"], title="two")
             async with asyncio.timeout(2):
                 await stored.command("conversations", "update", caller(), change)
@@ -199,6 +211,7 @@ async def test_slow_questions_keep_no_write_waiting(
             await connection.rollback()
         await asyncio.gather(*slow, return_exceptions=True)
         await engine.dispose()
+        await watching.dispose()
 
 
 async def test_questions_that_wait_for_the_log_keep_no_others_waiting(
@@ -250,13 +263,9 @@ async def test_questions_that_are_read_together_are_answered_each_on_its_own_ter
         blocking, watching = open_engine(url, pool_size=1), open_engine(url, pool_size=1)
         async with blocking.connect() as connection:
             await connection.execute(text("LOCK TABLE conversations IN ACCESS EXCLUSIVE MODE"))
-
-            async def waiting() -> int:
-                async with watching.connect() as other:  # each transaction sees one state only
-                    return int(await other.scalar(text(WAITING)) or 0)
-
+            waiting_together = partial(waiting, watching, "SELECT asked.%")
             first = ask("user_a", ours)
-            await until(waiting)
+            await until(waiting_together)
             asked = {
                 "ours": ask("user_a", ours),
                 "theirs": ask("user_b", theirs),
@@ -268,7 +277,7 @@ async def test_questions_that_are_read_together_are_answered_each_on_its_own_ter
             }
             await asyncio.sleep(0)  # they are sent
             await stored.ask("settings", "get", AskSettings(principal="user_a"))  # after them
-            assert await waiting() == 1
+            assert await waiting_together() == 1
             await connection.rollback()
         await blocking.dispose()
         await watching.dispose()

@@ -1,10 +1,9 @@
 """A real inference worker in a test's own process, and a desk that gives it jobs and reads runs."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ import msgspec
 
 from bus import Bus, open_bus
 from schemas import frames, ids, subjects
-from schemas.commands import CancelRun, RunInference, Target, encode
+from schemas.commands import RunInference, Target, encode
 from schemas.events import RunFinished, decode_run_finished
 from schemas.providers import Providers, SimulatedOptions, read_providers
+from tests.support import reading
 from tests.support.nats import NatsServer
 from workers.inference.app import Inference, open_inference
 from workers.inference.settings import InferenceSettings
@@ -36,13 +36,8 @@ def simulated(**options: Any) -> Providers:
     return read_providers(msgspec.json.encode({"providers": [provider]}).decode())
 
 
-@dataclass
-class Reading:
+class Reading(reading.Stored):
     """What a reader has of a run."""
-
-    fold: frames.Fold = field(default_factory=frames.Fold)
-    data: list[frames.Frame] = field(default_factory=list)
-    fences: list[frames.Fence] = field(default_factory=list)
 
     @property
     def text(self) -> bytes:
@@ -107,39 +102,20 @@ class Desk:
 
     async def cancel(self, run_id: str) -> None:
         """Cancel a run."""
-        await self.bus.store(
-            subjects.cancel(run_id), encode(CancelRun(run_id, "the test wants it"))
-        )
+        await reading.cancel(self.bus, run_id)
 
     async def read(self, run_id: str) -> Reading:
         """Read what is stored of a run."""
-        reading = Reading()
-        async for stored in self.bus.read_subject(subjects.TOKENS, subjects.frames(EDGE, run_id)):
-            decoded = frames.decode(stored.data)
-            if decoded.kind == frames.FENCE:
-                reading.fences.append(frames.decode_fence(decoded.trailer))
-            frame = reading.fold.apply(stored.seq, stored.data)
-            if frame is not None:
-                reading.data.append(frame)
-        return reading
+        return await reading.read(self.bus, EDGE, run_id, Reading())
 
     async def until(self, run_id: str, frames_stored: int = 0, timeout: float = 20.0) -> Reading:
         """Read until so many frames are stored; by default until the run's END."""
-        news = asyncio.Event()
-        subscription = await self.bus.subscribe(
-            subjects.live_anywhere(run_id), lambda _: news.set()
-        )
-        try:
-            async with asyncio.timeout(timeout):
-                while True:
-                    news.clear()
-                    reading = await self.read(run_id)
-                    enough = frames_stored and reading.fold.next >= frames_stored
-                    if enough or reading.fold.ended:
-                        return reading
-                    await news.wait()
-        finally:
-            await subscription.unsubscribe()
+
+        def is_enough(stored: Reading) -> bool:
+            reached = frames_stored and stored.fold.next >= frames_stored
+            return bool(reached or stored.fold.ended)
+
+        return await reading.read_until(self.bus, EDGE, run_id, Reading, is_enough, timeout)
 
     async def finished(self, run_id: str) -> list[RunFinished]:
         """The log's RunFinished of a run."""

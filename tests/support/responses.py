@@ -10,9 +10,10 @@ import msgspec
 
 from bus import Bus, open_bus
 from schemas import frames, ids, subjects
-from schemas.commands import CancelRun, RunInference, Target, encode
+from schemas.commands import RunInference, Target, encode
 from schemas.history import History
 from schemas.responses.fold import ResponseFold
+from tests.support import reading
 from tests.support.inference import EDGE, MODEL
 from tests.support.nats import NatsServer
 from workers.responses.app import Work, open_worker
@@ -78,9 +79,7 @@ class Client:
 
     async def cancel(self, run_id: str) -> None:
         """Cancel a response."""
-        await self.bus.store(
-            subjects.cancel(run_id), encode(CancelRun(run_id, "the test wants it"))
-        )
+        await reading.cancel(self.bus, run_id)
 
     async def until(
         self, run_id: str, enough: Callable[[Told], bool], timeout: float = 20.0

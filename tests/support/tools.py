@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ import msgspec
 
 from bus import Bus, open_bus
 from schemas import frames, ids, subjects
-from schemas.commands import CancelRun, encode
+from schemas.commands import encode
 from schemas.tools import (
     CallTool,
     Progress,
@@ -24,6 +24,7 @@ from schemas.tools import (
     decode_tool_result,
     decode_word,
 )
+from tests.support import reading
 from tests.support.nats import NatsServer
 from workers.runtime import create_registry
 from workers.tools.app import Tools, open_tools
@@ -51,14 +52,21 @@ def scripted(run: Run, *, name: str = "echo", idempotent: bool = True, **given: 
     return replace(tool, about=msgspec.structs.replace(tool.about, queue="mcp"))
 
 
-@dataclass
-class Reading:
+class Reading(reading.Stored):
     """What is stored of a call."""
 
-    fold: frames.Fold = field(default_factory=frames.Fold)
-    fences: list[frames.Fence] = field(default_factory=list)
-    progress: list[Progress] = field(default_factory=list)
-    results: list[ToolResult] = field(default_factory=list)
+    @property
+    def progress(self) -> list[Progress]:
+        """What it has told of itself."""
+        told = [frame for frame in self.data if not frame.flags & frames.RESULT]
+        events = [event for frame in told for event in frames.split_events(frame.data)]
+        return [decode_progress(frames.chunk_of(event)) for event in events]
+
+    @property
+    def results(self) -> list[ToolResult]:
+        """All that it came to: it should be one."""
+        ends = [frame for frame in self.data if frame.flags & frames.RESULT]
+        return [decode_tool_result(frame.data) for frame in ends]
 
     @property
     def result(self) -> ToolResult:
@@ -115,51 +123,25 @@ class ToolDesk:
 
     async def cancel(self, run_id: str) -> None:
         """Cancel a call, or the run that it is a part of."""
-        await self.bus.store(
-            subjects.cancel(run_id), encode(CancelRun(run_id, "the test wants it"))
-        )
+        await reading.cancel(self.bus, run_id)
 
     async def read(self, call_id: str) -> Reading:
         """Read what is stored of a call."""
-        reading = Reading()
-        async for stored in self.bus.read_subject(subjects.TOKENS, subjects.frames(EDGE, call_id)):
-            decoded = frames.decode(stored.data)
-            if decoded.kind == frames.FENCE:
-                reading.fences.append(frames.decode_fence(decoded.trailer))
-            frame = reading.fold.apply(stored.seq, stored.data)
-            if frame is not None and frame.flags & frames.RESULT:
-                reading.results.append(decode_tool_result(frame.data))
-            elif frame is not None:
-                events = frames.split_events(frame.data)
-                reading.progress += [decode_progress(frames.chunk_of(event)) for event in events]
-        return reading
+        return await reading.read(self.bus, EDGE, call_id, Reading())
 
     async def until(
         self, call_id: str, enough: Callable[[Reading], bool], timeout: float = 30.0
     ) -> Reading:
         """Read until it is enough."""
-        news = asyncio.Event()
-        subscription = await self.bus.subscribe(
-            subjects.live_anywhere(call_id), lambda _: news.set()
-        )
-        try:
-            async with asyncio.timeout(timeout):
-                while True:
-                    news.clear()
-                    reading = await self.read(call_id)
-                    if enough(reading):
-                        return reading
-                    await news.wait()
-        finally:
-            await subscription.unsubscribe()
+        return await reading.read_until(self.bus, EDGE, call_id, Reading, enough, timeout)
 
     async def until_begun(self, call_id: str) -> Reading:
         """Read until somebody has fenced it."""
-        return await self.until(call_id, lambda reading: bool(reading.fences))
+        return await self.until(call_id, lambda stored: bool(stored.fences))
 
     async def until_ended(self, call_id: str, timeout: float = 60.0) -> Reading:
         """Read until its END."""
-        return await self.until(call_id, lambda reading: reading.fold.ended, timeout)
+        return await self.until(call_id, lambda stored: stored.fold.ended, timeout)
 
     async def finished(self, job: CallTool) -> list[ToolFinished]:
         """The log's ToolFinished of a call."""

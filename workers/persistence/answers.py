@@ -79,6 +79,9 @@ def create_questions(bus: Bus) -> dict[str, Question | GatheredQuestion]:
     async def get_result(connection: AsyncConnection, ask: AskRun) -> msgspec.Struct:
         return await runs.get_result(connection, ask, read_finished)
 
+    async def get_context(connection: AsyncConnection, ask: AskResponseContext) -> msgspec.Struct:
+        return await responses.get_context(connection, ask, read_accepted)
+
     return {
         "runs.get": Question(AskRun, runs.get_run),
         "runs.list": Question(AskRuns, runs.list_runs),
@@ -110,7 +113,7 @@ def create_questions(bus: Bus) -> dict[str, Question | GatheredQuestion]:
         "files.search": Question(AskSearch, files.search),
         "responses.get": GatheredQuestion(AskResponse, responses.get_responses),
         "responses.input": Question(AskResponseInput, responses.list_input),
-        "responses.context": Question(AskResponseContext, responses.get_context),
+        "responses.context": Question(AskResponseContext, get_context),
         "usage.sum": Question(AskUsage, usage.sum_usage),
     }
 

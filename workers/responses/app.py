@@ -10,8 +10,9 @@ from prometheus_client import CollectorRegistry
 
 from bus import Bus, open_tool_catalogue
 from schemas import subjects
+from workers.responses.office import Office
 from workers.responses.parts import open_parts
-from workers.responses.response import Office, Response, to_response
+from workers.responses.response import Response, to_response
 from workers.responses.settings import ResponsesSettings
 from workers.runtime import OnLoading, OnReady, create_broker, serve
 from workers.runtime.abandon import watch_abandonment

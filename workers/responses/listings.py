@@ -15,7 +15,7 @@ from schemas.tool_options import McpToolList
 from schemas.tools import CallTool, ToolResult, decode_tool_result
 from workers.responses.calls import EDGE, MCP_TOOL, job_message, to_options
 from workers.responses.offers import MCP_QUEUE, Listing
-from workers.responses.parts import Mailbox, Parts
+from workers.responses.parts import Mailbox, Parts, ended
 
 _SECONDS: Final = 20.0  # a server has to list its tools
 _MOST: Final = 1 << 20  # bytes of all lists of a response: they are told it, and its models
@@ -40,9 +40,8 @@ class Listings:
         found: dict[str, ToolResult] = {}
         while len(found) < len(calls) and time.time() < until:
             words = await self._mailbox.next(until)
-            ended = {word.about for word in words if word.ended}
             for call in calls:
-                if call.call_id not in found and (not words or call.call_id in ended):
+                if call.call_id not in found and (not words or call.call_id in ended(words)):
                     await self._look(call.call_id, found)
         listings = (
             _to_listing(tool.server_label, found.get(call.call_id))

@@ -13,18 +13,22 @@ from typing import Final
 import msgspec
 import structlog
 
-from bus import Bus, Message
+from bus import QUEUE_FULL, Bus, Message
 from schemas import frames, subjects
-from schemas.commands import CancelRun, encode
-from schemas.errors import BusError
+from schemas.commands import CancelRun, RunInference, encode
+from schemas.errors import BusError, QueueFull
+from schemas.events import encode_run_accepted
 from schemas.history import History
 from schemas.tools import Word, decode_word
 from workers.runtime.writer import Lost, Writer, take_over
 
 logger = structlog.get_logger()
 
+SLACK: Final = 3.0  # seconds after its deadline in which a part's own word about it is awaited
 _SILENCE: Final = 2.0  # seconds without a word, after which frames are looked at
 _LEAST: Final = 0.05
+_STORE_SECONDS: Final = 5.0
+_AGAIN: Final = 1.0
 
 
 class Mailbox:
@@ -51,8 +55,13 @@ class Mailbox:
         return words
 
 
+def ended(words: Sequence[Word]) -> set[str]:
+    """The parts that words say have ended."""
+    return {word.about for word in words if word.ended}
+
+
 class Parts:
-    """Hears words, reads parts' frames, and ends parts. Made by `open_parts`."""
+    """Gives parts out, hears words, reads parts' frames, and ends parts. Made by `open_parts`."""
 
     def __init__(self, bus: Bus, worker: str) -> None:
         self._bus = bus
@@ -79,6 +88,31 @@ class Parts:
             mailbox.put(decode_word(message.data))
         except msgspec.DecodeError as error:
             logger.warning("a word can't be read", run_id=run_id, error=str(error))
+
+    async def have_done(self, subject: str, job: bytes, msg_id: str, *, patient: bool) -> None:
+        """Put a part's job into its queue; while that is full, wait if `patient`.
+
+        Raises QueueFull, BusError.
+        """
+        while True:
+            try:
+                await self._bus.store(subject, job, msg_id=msg_id, timeout=_STORE_SECONDS)
+                return
+            except BusError as error:
+                if error.err_code not in QUEUE_FULL:
+                    raise
+            if not patient:
+                raise QueueFull("the queue of the workers is full", retry_after=1)
+            await asyncio.sleep(_AGAIN)  # nobody waits: there will be room
+
+    def tell_accepted(self, step: RunInference) -> None:
+        """Tell the log of a step, without waiting for it."""
+        self._bus.send_stored(
+            subjects.run_event("accepted", step.run_id),
+            encode_run_accepted(encode(step), time.time()),
+            lambda _: None,
+            msg_id=f"EVENTS:run.accepted:{step.run_id}:0",
+        )
 
     async def read(self, edge: str, part: str) -> History:
         """Read what a part has written. Raises BusError."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, Text, and_, any_, bindparam, func, literal, select
+from sqlalchemy import ColumnElement, Select, Text, and_, any_, bindparam, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
@@ -23,6 +23,7 @@ from schemas.queries.responses import (
 )
 from workers.persistence.queries.asked import ASKED, find_asked, is_asked
 from workers.persistence.queries.pages import read_page
+from workers.persistence.queries.runs import ReadAccepted, last_fact
 from workers.persistence.queries.turns import MAX_CONTEXT_ITEMS, choose
 from workers.persistence.statements import Statement
 from workers.persistence.tables import conversation_items, response_items, responses, runs
@@ -95,11 +96,13 @@ async def list_input(connection: AsyncConnection, ask: AskResponseInput) -> byte
     )
 
 
-async def get_context(connection: AsyncConnection, ask: AskResponseContext) -> ResponseContext:
+async def get_context(
+    connection: AsyncConnection, ask: AskResponseContext, read_accepted: ReadAccepted
+) -> ResponseContext:
     """What a new response goes on from. Raises NotFound naming the field, InvalidRequest."""
     items: list[bytes] = []
     if ask.previous is not None:
-        await _require_previous(connection, ask.previous, ask.principal)
+        await _require_previous(connection, ask.previous, ask.principal, read_accepted)
         items = await _read_chain(connection, ask.previous)
     named = [name for name in dict.fromkeys(ask.references) if name]
     referred = await find_items(connection, ask.principal, named) if named else {}
@@ -150,27 +153,39 @@ async def _read_chain(connection: AsyncConnection, last: str) -> list[bytes]:
 
 
 async def _require_previous(
-    connection: AsyncConnection, response_id: str, principal: str | None
+    connection: AsyncConnection,
+    response_id: str,
+    principal: str | None,
+    read_accepted: ReadAccepted,
 ) -> None:
     known = select(responses.c.id).where(_is_owned(response_id, principal))
     if await connection.scalar(known) is not None:
         return
     message = f"there is no response {response_id}"
-    if await is_at_work(connection, response_id, principal):
+    seq = await connection.scalar(_at_work(last_fact("accepted"), response_id, principal))
+    accepted = await read_accepted(seq) if seq else None
+    # One that is not to be kept can't be gone on from, whether it has ended or not.
+    if accepted is not None and accepted.command.stored:
         message = f"the response {response_id} has not ended yet"
     raise NotFound(message, param="previous_response_id", code="previous_response_not_found")
 
 
 async def is_at_work(connection: AsyncConnection, response_id: str, principal: str | None) -> bool:
     """Tell whether a response of the principal's has begun and not ended."""
-    status = await connection.scalar(
-        select(runs.c.status).where(
-            runs.c.run_id == (ids.run_id_of(response_id, "response") or ""),
-            runs.c.kind == "response",
-            True if principal is None else runs.c.principal == principal,  # type: ignore[arg-type]
-        )
+    found = await connection.scalar(_at_work(runs.c.run_id, response_id, principal))
+    return found is not None
+
+
+def _at_work(
+    column: ColumnElement[Any], response_id: str, principal: str | None
+) -> Select[tuple[Any]]:
+    """A column of a response that has begun and not ended."""
+    found = select(column).where(
+        runs.c.run_id == (ids.run_id_of(response_id, "response") or ""),
+        runs.c.kind == "response",
+        runs.c.status.in_(_AT_WORK),
     )
-    return status in _AT_WORK
+    return found if principal is None else found.where(runs.c.principal == principal)
 
 
 def _is_owned(response_id: str, principal: str | None) -> ColumnElement[bool]:

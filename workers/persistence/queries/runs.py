@@ -92,7 +92,7 @@ async def get_result(
 ) -> RunResult:
     """How a run ended, with the body that the log holds. Raises NotFound."""
     columns = (runs.c.run_id, runs.c.status, runs.c.kind, runs.c.stream, runs.c.finish_reason)
-    last = _last("finished")
+    last = last_fact("finished")
     question = select(*columns, runs.c.error, last).where(_is_asked(ask))
     row = await _find(connection, question, ask)
     await connection.rollback()  # the log is read without holding the database
@@ -115,7 +115,7 @@ async def get_command(
     read_finished: ReadFinished,
 ) -> RunRecord:
     """What a run was asked and how it ended, from the log. Raises NotFound, Gone."""
-    columns = (runs.c.run_id, _last("accepted"), _last("finished"))
+    columns = (runs.c.run_id, last_fact("accepted"), last_fact("finished"))
     row = await _find(connection, select(*columns).where(_is_asked(ask)), ask)
     await connection.rollback()  # the log is read without holding the database
     accepted = await read_accepted(row.accepted_seq) if row.accepted_seq else None
@@ -124,7 +124,7 @@ async def get_command(
     return RunRecord(accepted, await read_finished(row.finished_seq) if row.finished_seq else None)
 
 
-def _last(verb: str) -> ColumnElement[Any]:
+def last_fact(verb: str) -> ColumnElement[Any]:
     """Where the last such fact of a run lies in the log, as the column `<verb>_seq`."""
     return (
         select(run_events.c.seq)

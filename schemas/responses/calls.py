@@ -4,6 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
+from schemas.api.hosted import output_of
 from schemas.responses.output import Item, Output, Place
 from schemas.responses.story import Offer
 from schemas.tools import ToolResult
@@ -132,6 +133,11 @@ class ToolCall:
         else:
             self._output.tell(self.place, f"response.{self.kind}_call.completed")
         self._output.end(self.place, "completed" if well else "failed")
+
+    def unsaid(self, result: ToolResult) -> str | None:
+        """What the model is told of it, unless its item, as it is shown, says the same."""
+        assert self.place is not None
+        return None if output_of(self.place.item) == result.output else result.output
 
     def _begin(self) -> Place:
         item = _to_item(self)

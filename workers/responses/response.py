@@ -16,6 +16,7 @@ import structlog
 
 from bus import QUEUE_FULL, ObjectStore, ToolCatalogue
 from schemas import frames, ids, subjects
+from schemas.api.hosted import bounded
 from schemas.api.items import Item
 from schemas.api.response_tools import McpTool
 from schemas.api.responses import to_object
@@ -442,7 +443,7 @@ class Response(LongRun):
         response = self._fold.to_response(
             status, time.time(), incomplete_details=details, error=error, output=output
         )
-        ending = Ended(msgspec.Raw(encode(response)))
+        ending = Ended(msgspec.Raw(encode(response)), told=bounded(self._fold.told))
         if refusal is not None:
             envelope = msgspec.Raw(refusal.to_wire(self.job.request_id))
             ending = Ended(ending.response, refusal.http_status, envelope)

@@ -140,6 +140,9 @@ REQUIREMENTS: dict[str, Requirement] = {
         "previous_response_id goes on from all responses before, item_reference from an item",
         OPENAI,
     ),
+    "responses.hosted.context": R(
+        "the next response is told what hosted tools said, whatever include shows", OPENAI
+    ),
     "responses.conversation": R("responses and chats go on with one conversation", OPENAI),
     "responses.delete": R("a deleted response is gone, on every route", OPENAI),
     "responses.cancel": R("a cancelled response keeps what it had come to", OPENAI),

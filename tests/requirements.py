@@ -439,6 +439,9 @@ REQUIREMENTS: dict[str, Requirement] = {
     ),
     "mcp.origin": R("pages of other origins, and hosts that are not listed, are refused", MCP),
     "mcp.resources": R("a user's conversations are resources, to that user only", MCP),
+    "mcp.files": R("a call's files are linked in its result and read by its caller only", MCP),
+    "mcp.hints": R("a tool's annotations say what is known of its effects", MCP),
+    "mcp.errors": R("what is wrong with a message names the field, in this server's words", SERVER),
     "mcp.prompts": R("a user's prompt templates are prompts, to that user only", MCP),
     "mcp.tools": R("GET /v1/mcp-tools shows the tools that can be called", SERVER),
     "mcp.admin": R(

@@ -219,3 +219,28 @@ def test_a_count_and_a_compaction_have_what_tools_said(
     asking.responses.compact(model="caller", previous_response_id=first.id)
     asked = told(upstream, "Write down what this conversation has come to")
     assert "42" in [message["content"] for message in asked if message["role"] == "tool"]
+
+
+@pytest.mark.requirement("responses.approval")
+def test_a_call_is_approved_once_in_a_chain_and_once_in_each_branch(
+    respond: Respond, mcp_url: str
+) -> None:
+    server = {"type": "mcp", "server_label": "sums", "server_url": mcp_url}
+
+    def answer(asked: Any, before: Any, *, approve: bool = True) -> Any:
+        said = {"type": "mcp_approval_response", "approval_request_id": asked.id}
+        return respond(
+            [said | {"approve": approve}], previous_response_id=before.id, tools=[server]
+        )
+
+    first = respond('Count.\n!tool count {"key": "approved"}', tools=[server])
+    asked = first.output[-1]
+    second = answer(asked, first)
+    assert [item.output for item in second.output if item.type == "mcp_call"] == ["1"]
+    third = respond("Thanks.", previous_response_id=second.id, tools=[server])
+    for before in (second, third):
+        with pytest.raises(openai.BadRequestError) as refused:
+            answer(asked, before)
+        assert refused.value.param == "input[0].approval_request_id"
+    branch = answer(asked, first)  # which knows nothing of the other
+    assert [item.output for item in branch.output if item.type == "mcp_call"] == ["2"]

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from schemas.queries.files import MAX_HITS, AskSearch, Hit, Hits
-from schemas.tool_options import FileSearchOptions, RankingOptions
+from schemas.tool_options import FileSearchOptions, McpHints, RankingOptions
 from schemas.tools import Citation
 from workers.tools.outcome import Answer, Failed
 from workers.tools.stored import ask
@@ -76,6 +76,7 @@ TOOL = builtin(
     FileSearchQuery,
     run,
     title="Search documents",
+    hints=McpHints(read_only_hint=True, open_world_hint=False),
     output=Results,
     idempotent=True,
     aliases=("file_search",),

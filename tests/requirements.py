@@ -108,6 +108,9 @@ REQUIREMENTS: dict[str, Requirement] = {
     "responses.stream.whole": R("a stream that is left can be read to its end on any edge", SERVER),
     "responses.parse": R("an answer has the form of a JSON schema", SDK),
     "responses.functions": R("a function of the client's is called, and its output taken", OPENAI),
+    "responses.functions.images": R(
+        "a function's output has images and files, for models that take them", OPENAI
+    ),
     "responses.functions.stream": R("a call's arguments are streamed", OPENAI),
     "responses.tool_choice": R("tool_choice is kept to, allowed_tools included", "Open Responses"),
     "responses.background.stream": R(

@@ -12,6 +12,7 @@ Message = dict[str, Any]
 
 _CALLS: Final = ("function_call", "custom_tool_call")
 _OUTPUTS: Final = ("function_call_output", "custom_tool_call_output")
+_SHOWN: Final = ("input_image", "input_file")  # parts of outputs that are no text
 _ANSWERS: Final = ("mcp_approval_response", "mcp_call")  # of questions for approval
 _ROLES: Final = ("user", "assistant", "system", "developer")
 _LONGEST_NAME: Final = 128  # characters of a call's id and name, as in items that clients send
@@ -44,10 +45,10 @@ def to_messages(
                     chat.add_call(item, _to_chat_call(item))
             case "function_call_output" | "custom_tool_call_output":
                 if item.get("call_id") in called:
-                    chat.add_output(_to_tool_message(item))
+                    chat.add_output(item)
             case kind if kind in HOSTED:
                 chat.add_hosted(item, names or {})
-    return chat.messages
+    return chat.close()
 
 
 def call_ids(items: Iterable[Item]) -> set[str]:
@@ -70,12 +71,18 @@ def unanswered(items: Iterable[Item]) -> list[Item]:
 
 def has_images(items: Iterable[Item]) -> bool:
     """Tell whether a model must see to go on from these items."""
-    return any(
-        part.get("type") == "input_image"
-        for item in items
-        if item["type"] == "message" and item.get("role") == "user"
-        for part in item.get("content") or ()
-    )
+    return image_in(items) is not None
+
+
+def image_in(items: Iterable[Item], param: str = "items") -> str | None:
+    """Where the first image is that a model would get to see; `param` is what the items are in."""
+    for number, item in enumerate(items):
+        place = "output" if item["type"] in _OUTPUTS else "content"
+        parts = item.get(place) if place == "output" or item.get("role") == "user" else None
+        for at, part in enumerate(parts if isinstance(parts, list) else ()):
+            if part.get("type") == "input_image":
+                return f"{param}[{number}].{place}[{at}]"
+    return None
 
 
 def to_input_items(messages: Iterable[Message]) -> list[Item]:
@@ -138,10 +145,15 @@ def last_text(items: Iterable[Item]) -> str | None:
 
 
 class _Chat:
-    """Messages while they are put together. The calls of one step are one message's."""
+    """Messages while they are put together. The calls of one step are one message's.
+
+    What outputs show besides text follows their run in a message of the user's: chat has no other
+    place for it.
+    """
 
     def __init__(self) -> None:
-        self.messages: list[Message] = []
+        self._messages: list[Message] = []
+        self._shown: list[dict[str, Any]] = []
         self._open: Message | None = None  # the model's, that its next call belongs to
         self._step: int | None = None  # of the last call in it, where that is known
 
@@ -149,7 +161,8 @@ class _Chat:
         """Add what somebody said; the model's calls belong to what it says before them."""
         message = _to_message(item)
         if message is not None:
-            self.messages.append(message)
+            self._show()
+            self._messages.append(message)
             self._open = message if message["role"] == "assistant" else None
             self._step = None
 
@@ -165,8 +178,9 @@ class _Chat:
         if self._open is not None and None not in (step, self._step) and step != self._step:
             self._open = None
         if self._open is None:
+            self._show()
             self._open = {"role": "assistant", "content": None}
-            self.messages.append(self._open)
+            self._messages.append(self._open)
         self._open.setdefault("tool_calls", []).append(call)
         self._step = step
 
@@ -177,13 +191,34 @@ class _Chat:
             return
         function = {"name": found.name, "arguments": found.arguments}
         self.add_call(item, {"id": item["id"], "type": "function", "function": function})
-        told = {"tool_call_id": item["id"], "content": found.output}
-        self.messages.append({"role": "tool", **told})
+        self._answer(item["id"], found.output)
 
-    def add_output(self, message: Message) -> None:
+    def add_output(self, item: Item) -> None:
         """Add what the client answers to a call: the model goes on after it."""
-        self.messages.append(message)
+        output = item.get("output")
+        parts = output if isinstance(output, list) else []
+        shown = [part for part in parts if part.get("type") in _SHOWN]
+        text = output if isinstance(output, str) else text_of({"content": parts})
+        if shown:
+            count = f"{len(shown)} file" + "s" * (len(shown) > 1)
+            text = f"{text}\n[{count} of this output: see the next message.]".lstrip()
+            head = f"[{count} of the output of the call {item['call_id']}:]"
+            self._shown += [{"type": "text", "text": head}, *map(_to_content, shown)]
+        self._answer(item["call_id"], text)
         self._open = None
+
+    def close(self) -> list[Message]:
+        """All of them."""
+        self._show()
+        return self._messages
+
+    def _answer(self, call_id: str, text: str) -> None:
+        self._messages.append({"role": "tool", "tool_call_id": call_id, "content": text})
+
+    def _show(self) -> None:
+        if self._shown:
+            self._messages.append({"role": "user", "content": self._shown})
+            self._shown = []
 
 
 def _to_message(item: Item) -> Message | None:
@@ -228,12 +263,6 @@ def _is_whole(item: Item) -> bool:
 def _is_last(items: Sequence[Item], number: int) -> bool:
     """Whether only calls and their outputs follow: the request may bring the missing ones."""
     return all(item["type"] in (*_CALLS, *_OUTPUTS, *HOSTED) for item in items[number:])
-
-
-def _to_tool_message(item: Item) -> Message:
-    output = item.get("output")
-    text = output if isinstance(output, str) else text_of(item | {"type": "function_call_output"})
-    return {"role": "tool", "tool_call_id": item["call_id"], "content": text}
 
 
 def _to_content(part: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ events and its ToolResult as the committed body. So a call begins once, whoever 
 is written once.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -85,6 +85,7 @@ class Citation(msgspec.Struct, frozen=True, omit_defaults=True):
     file_id: str = ""
     text: str = ""  # an excerpt
     score: float | None = None
+    attributes: dict[str, Any] = {}  # the file's
 
 
 class Artifact(msgspec.Struct, frozen=True):

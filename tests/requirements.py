@@ -399,6 +399,9 @@ REQUIREMENTS: dict[str, Requirement] = {
         SERVER,
     ),
     "tools.file_search": R("what was indexed is found by its words, best first", SERVER),
+    "tools.file_search.filters": R(
+        "filters find documents by their attributes, and those that mean nothing are named", OPENAI
+    ),
     "tools.file_search.owner": R("documents are their owner's alone, and go with the user", SERVER),
     "tools.file_search.forget": R("a forgotten document is found no more, nor in the log", SERVER),
     "tools.mcp.operator": R("the tools of the operator's MCP servers are the server's own", SERVER),

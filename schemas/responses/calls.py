@@ -248,10 +248,15 @@ def _to_found(result: ToolResult) -> list[Item]:
             "filename": one.title,
             "score": one.score,
             "text": one.text,
-            "attributes": {},
+            "attributes": {name: _to_attribute(told) for name, told in one.attributes.items()},
         }
         for one in result.citations
     ]
+
+
+def _to_attribute(told: Any) -> Any:
+    """As OpenAI has them, attributes are no lists."""
+    return ", ".join(map(str, told)) if isinstance(told, list) else told
 
 
 def _to_query(given: dict[str, Any]) -> str:

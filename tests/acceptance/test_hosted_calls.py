@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from cli.launch import LaunchedServer
+from tests.acceptance.test_replay import report
 from tests.support.mcp_server import running_mcp
 from tests.support.server import openai_client, running_server
 from tests.support.upstream_process import UpstreamProcess
@@ -219,6 +220,20 @@ def test_a_count_and_a_compaction_have_what_tools_said(
     asking.responses.compact(model="caller", previous_response_id=first.id)
     asked = told(upstream, "Write down what this conversation has come to")
     assert "42" in [message["content"] for message in asked if message["role"] == "tool"]
+
+
+@pytest.mark.requirement("responses.hosted.context")
+def test_a_replay_is_told_the_same(
+    calling: LaunchedServer, respond: Respond, upstream: UpstreamProcess
+) -> None:
+    text, _ = cues("replayed")
+    first = respond(text)
+    second = respond("Replay this.", previous_response_id=first.id, tools=[])
+    code, told_of = report(calling, second.id)
+    assert (code, told_of["same"]) == (0, True)
+    then, now = upstream.calls("Replay this.")
+    assert then["body"]["messages"] == now["body"]["messages"]
+    assert "tool" in [message["role"] for message in now["body"]["messages"]]
 
 
 @pytest.mark.requirement("responses.approval")

@@ -277,6 +277,11 @@ def test_a_stream_that_is_left_can_be_read_to_its_end_elsewhere(
     assert events[-1].type == "response.completed"
 
 
+def searching(filters: Any) -> dict[str, Any]:
+    tool = {"type": "file_search", "vector_store_ids": [], "filters": filters}
+    return {"model": SIMULATED, "input": "x", "tools": [tool]}
+
+
 @pytest.mark.requirement("responses.errors")
 @pytest.mark.parametrize(
     ("field", "body"),
@@ -294,6 +299,13 @@ def test_a_stream_that_is_left_can_be_read_to_its_end_elsewhere(
         (
             "input[1].type",
             {"model": SIMULATED, "input": [{"role": "user", "content": "x"}, {"type": "no"}]},
+        ),
+        ("tools[0].filters.type", searching({"type": "like", "key": "a", "value": "b"})),
+        ("tools[0].filters.value", searching({"type": "eq", "key": "a"})),
+        ("tools[0].filters.value", searching({"type": "in", "key": "a", "value": "b"})),
+        (
+            "tools[0].filters.filters[0].key",
+            searching({"type": "and", "filters": [{"type": "eq", "value": 1}]}),
         ),
         ("include[0]", {"model": SIMULATED, "input": "x", "include": ["everything"]}),
         (

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from schemas import frames
-from schemas.api.hosted import Told
+from schemas.api.hosted import Told, bounded
 from schemas.commands import Turn, encode
 from schemas.content import Content
 from schemas.events import Attempt, RunFinished
@@ -121,13 +121,17 @@ def to_run_finished(
     """
     finished = finish(run_id, history)
     most = MAX_STORED_RESULT if store or turn is not None else MAX_RESULT
-    too_large = finished.result is not None and len(bytes(finished.result)) > most
-    kept = content == "full" and replay_of is None and not too_large
-    if not kept:
+    room = most - len(bytes(finished.result or b""))
+    if content != "full" or replay_of is not None or room < 0:
         finished = msgspec.structs.replace(finished, result=None, told={})
     return encode(
         msgspec.structs.replace(
-            finished, replay_of=replay_of, turn=turn, store=store, parent=parent
+            finished,
+            replay_of=replay_of,
+            turn=turn,
+            store=store,
+            parent=parent,
+            told=bounded(finished.told, room),
         )
     )
 

@@ -62,7 +62,7 @@ class Endpoint:
             raise BodyTooLarge(f"the body is larger than {MAX_BODY} bytes")
         fault = find_fault(body)
         if fault is not None:
-            await _refuse(fault, headers, scope, send)
+            await _to_refusal(fault, headers)(scope, receive, send)
             return
         if any(method in body for method in _LOOKED_AT):
             match _read_message(body):
@@ -93,16 +93,11 @@ async def open_endpoint(
         yield Endpoint(manager, calls, guard)
 
 
-async def _refuse(fault: Fault, headers: dict[bytes, bytes], scope: Scope, send: Send) -> None:
-    """Answer as the protocol has it: before 2026-07-28 a fault is the answer of a good request."""
+def _to_refusal(fault: Fault, headers: dict[bytes, bytes]) -> Response:
+    """Say it as the protocol does: before 2026-07-28 a fault is the answer of a good request."""
     status = 400 if fault.answers is None or is_modern(headers) else 200
     body = to_wire(fault.error, None, fault.answers)
-    response = Response(body, status, media_type="application/json")
-    await response(scope, _nothing, send)
-
-
-async def _nothing() -> Message:
-    return {"type": "http.disconnect"}
+    return Response(body, status, media_type="application/json")
 
 
 def _read_message(body: bytes) -> _Message | None:

@@ -262,7 +262,8 @@ def _is_whole(item: Item) -> bool:
 
 def _is_last(items: Sequence[Item], number: int) -> bool:
     """Whether only calls and their outputs follow: the request may bring the missing ones."""
-    return all(item["type"] in (*_CALLS, *_OUTPUTS, *HOSTED) for item in items[number:])
+    others = (*_OUTPUTS, *HOSTED, "mcp_approval_request")
+    return all(item["type"] in (*_CALLS, *others) for item in items[number:])
 
 
 def _to_content(part: dict[str, Any]) -> dict[str, Any]:

@@ -93,9 +93,9 @@ def output_of(item: Item) -> str | None:
             return None
 
 
-def bounded(told: Mapping[str, Told]) -> dict[str, Told]:
-    """As much of the newest outputs as may be kept, by their calls' items."""
-    room, kept = MAX_TOLD, dict(told)
+def bounded(told: Mapping[str, Told], most: int = MAX_TOLD) -> dict[str, Told]:
+    """As much of the newest outputs as fits into so many bytes, by their calls' items."""
+    room, kept = min(most, MAX_TOLD), dict(told)
     for item, one in reversed(list(told.items())):
         room -= len(msgspec.json.encode(one.output)) if one.output is not None else 0
         if room < 0:

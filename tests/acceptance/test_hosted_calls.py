@@ -11,6 +11,7 @@ import pytest
 
 from cli.launch import LaunchedServer
 from tests.acceptance.test_replay import report
+from tests.acceptance.test_responses_socket import ask, opened, read
 from tests.support.mcp_server import running_mcp
 from tests.support.server import openai_client, running_server
 from tests.support.upstream_process import UpstreamProcess
@@ -220,6 +221,43 @@ def test_a_count_and_a_compaction_have_what_tools_said(
     asking.responses.compact(model="caller", previous_response_id=first.id)
     asked = told(upstream, "Write down what this conversation has come to")
     assert "42" in [message["content"] for message in asked if message["role"] == "tool"]
+
+
+@pytest.mark.requirement("responses.hosted.context")
+@pytest.mark.parametrize("include", [[], ["file_search_call.results"]])
+def test_what_a_file_search_has_found_is_told_whole(
+    respond: Respond, upstream: UpstreamProcess, include: list[str]
+) -> None:
+    text = "A tide table. " + "High water at noon. " * 40
+    kept = json.dumps({"document_id": "tides", "text": text, "metadata": {"year": 1950}})
+    own: Any = {"type": "mcp", "server_label": "jan", "allowed_tools": ["file_search_index"]}
+    respond(f"!tool file_search_index {kept}", tools=[own])
+    tool = {"type": "file_search", "vector_store_ids": []}
+    found = {"filters": {"type": "eq", "key": "year", "value": 1950}}
+    asked = '!tool file_search {"query": "water"}'
+    first = respond(asked, tools=[tool | found], include=include)
+    results = first.output[0].results
+    assert [one.attributes for one in results or ()] == [{"year": 1950}] * bool(include)
+    mark = f"Which tide, {len(include)}?"
+    respond(mark, previous_response_id=first.id, tools=[])
+    answer = told(upstream, mark)[2]
+    assert answer["role"] == "tool"
+    assert text.strip() in answer["content"]
+
+
+@pytest.mark.requirement("responses.hosted.context")
+def test_a_chain_on_one_socket_is_told_what_was_stored(
+    calling: LaunchedServer, upstream: UpstreamProcess
+) -> None:
+    search = {"model": "caller", "tools": [{"type": "web_search"}]}
+    with opened(calling, calling.create_key()) as socket:
+        ask(socket, input='!tool web_search {"q": "sockets"}', **search)
+        first = read(socket)[-1]["response"]
+        ask(socket, input="By socket?", previous_response_id=first["id"], **search)
+        assert read(socket)[-1]["type"] == "response.completed"
+    messages = told(upstream, "By socket?")
+    assert [one["role"] for one in messages] == ["user", "assistant", "tool", "assistant", "user"]
+    assert "Made-up result 1 for sockets" in messages[2]["content"]
 
 
 @pytest.mark.requirement("responses.hosted.context")

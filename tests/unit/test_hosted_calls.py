@@ -74,6 +74,7 @@ def test_a_clients_function_beside_them_is_answered_in_the_same_run_of_answers()
         *[["b"], "b said"],
     ]
     assert steps(FUNCTION, mcp("a")) == [["f", "a"], "a said"]  # the answer may come with a request
+    assert steps(FUNCTION, {"type": "mcp_approval_request", "id": "mcpr_1"}) == [["f"]]
     assert steps(FUNCTION, mcp("a"), ASKED) == [["a"], "a said", "go"]
 
 

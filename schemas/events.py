@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from schemas.api.hosted import Told
 from schemas.commands import RunInference, Turn, encode
 from schemas.raw import OptionalRaw
 
@@ -67,6 +68,7 @@ class RunFinished(msgspec.Struct, frozen=True, omit_defaults=True):
     `result` is the JSON body that an unstreamed request gets (a stream's chunks are put together);
     over 256 KiB it is left out and stays in TOKENS, but for a run that is stored, up to 3 MiB.
     `error` is the envelope that was sent. `turn`, `store` and `parent` are the command's.
+    `told` goes with a response's result: what its items do not say of its calls.
     A replay's is told as `events.replay.finished`, without its result.
     """
 
@@ -85,6 +87,7 @@ class RunFinished(msgspec.Struct, frozen=True, omit_defaults=True):
     turn: Turn | None = None
     store: bool = False
     parent: str | None = None
+    told: dict[str, Told] = {}
     v: int = 1
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import msgspec
 
 from schemas import frames
+from schemas.api.hosted import Told, bounded
 from schemas.commands import Turn, encode
 from schemas.content import Content
 from schemas.events import Attempt, RunFinished
-from schemas.responses.story import is_story, result_of
+from schemas.responses.story import is_story, result_of, told_of
 
 MAX_RESULT = 256 * 1024  # bytes of a result that an event carries; a larger one stays in TOKENS
 MAX_STORED_RESULT = 3 << 20  # … of a run that is stored: with its request one message of the bus
@@ -120,12 +121,17 @@ def to_run_finished(
     """
     finished = finish(run_id, history)
     most = MAX_STORED_RESULT if store or turn is not None else MAX_RESULT
-    too_large = finished.result is not None and len(bytes(finished.result)) > most
-    kept = content == "full" and replay_of is None and not too_large
-    result = finished.result if kept else None
+    room = most - len(bytes(finished.result or b""))
+    if content != "full" or replay_of is not None or room < 0:
+        finished = msgspec.structs.replace(finished, result=None, told={})
     return encode(
         msgspec.structs.replace(
-            finished, result=result, replay_of=replay_of, turn=turn, store=store, parent=parent
+            finished,
+            replay_of=replay_of,
+            turn=turn,
+            store=store,
+            parent=parent,
+            told=bounded(finished.told, room),
         )
     )
 
@@ -134,9 +140,10 @@ def finish(run_id: str, history: History) -> RunFinished:
     """Say how a run ended, with its result whatever its size."""
     commit = history.commit
     assert commit is not None, "the run has no commit"
-    error, result = history.error, b"".join(history.body) or None
+    error, result, told = history.error, b"".join(history.body) or None, dict[str, Told]()
     if is_story(history.chunks):
         result, error = result_of(history.chunks)
+        told = told_of(history.chunks)
     elif result is None:
         result = put_together(history.chunks, commit.usage)
     return RunFinished(
@@ -154,6 +161,7 @@ def finish(run_id: str, history: History) -> RunFinished:
         usage=commit.usage,
         error=msgspec.Raw(error) if error else None,
         result=msgspec.Raw(result) if result else None,
+        told=told,
     )
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from schemas.raw import OptionalRaw
+from schemas.filters import Filter
 
 
 class SearchFilters(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -51,11 +51,11 @@ class RankingOptions(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class FileSearchOptions(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Of `file_search_query`: as in OpenAI's tool `file_search`, but for its `filters`."""
+    """Of `file_search_query`: as in OpenAI's tool `file_search`."""
 
     vector_store_ids: Annotated[list[str], msgspec.Meta(max_length=16)] = []
     max_num_results: Annotated[int, msgspec.Meta(ge=1, le=50)] | None = None
-    filters: OptionalRaw = None
+    filters: Filter | None = None
     ranking_options: RankingOptions | None = None
 
 

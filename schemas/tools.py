@@ -5,12 +5,13 @@ events and its ToolResult as the committed body. So a call begins once, whoever 
 is written once.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from schemas.content import Content
 from schemas.raw import OptionalRaw
+from schemas.tool_options import McpHints
 
 ToolStatus = Literal["completed", "failed", "cancelled"]
 
@@ -23,7 +24,7 @@ class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `parameters` and `output` are JSON Schemas, of the arguments and of a result's `structured`.
     `queue` is where its calls wait. What is not `idempotent` is never begun twice. `unavailable`
-    says why it can't be used here; empty if it can.
+    says why it can't be used here; empty if it can. `hints` are what is known of its effects.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
     idempotent: bool = False
     timeout: float = 45.0  # seconds
     unavailable: str = ""
+    hints: McpHints | None = None
     v: int = 1
 
 
@@ -83,6 +85,7 @@ class Citation(msgspec.Struct, frozen=True, omit_defaults=True):
     file_id: str = ""
     text: str = ""  # an excerpt
     score: float | None = None
+    attributes: dict[str, Any] = {}  # the file's
 
 
 class Artifact(msgspec.Struct, frozen=True):

@@ -108,6 +108,9 @@ REQUIREMENTS: dict[str, Requirement] = {
     "responses.stream.whole": R("a stream that is left can be read to its end on any edge", SERVER),
     "responses.parse": R("an answer has the form of a JSON schema", SDK),
     "responses.functions": R("a function of the client's is called, and its output taken", OPENAI),
+    "responses.functions.images": R(
+        "a function's output has images and files, for models that take them", OPENAI
+    ),
     "responses.functions.stream": R("a call's arguments are streamed", OPENAI),
     "responses.tool_choice": R("tool_choice is kept to, allowed_tools included", "Open Responses"),
     "responses.background.stream": R(
@@ -139,6 +142,9 @@ REQUIREMENTS: dict[str, Requirement] = {
     "responses.previous": R(
         "previous_response_id goes on from all responses before, item_reference from an item",
         OPENAI,
+    ),
+    "responses.hosted.context": R(
+        "the next response is told what hosted tools said, whatever include shows", OPENAI
     ),
     "responses.conversation": R("responses and chats go on with one conversation", OPENAI),
     "responses.large": R(
@@ -399,6 +405,9 @@ REQUIREMENTS: dict[str, Requirement] = {
         SERVER,
     ),
     "tools.file_search": R("what was indexed is found by its words, best first", SERVER),
+    "tools.file_search.filters": R(
+        "filters find documents by their attributes, and those that mean nothing are named", OPENAI
+    ),
     "tools.file_search.owner": R("documents are their owner's alone, and go with the user", SERVER),
     "tools.file_search.forget": R("a forgotten document is found no more, nor in the log", SERVER),
     "tools.mcp.operator": R("the tools of the operator's MCP servers are the server's own", SERVER),
@@ -442,6 +451,9 @@ REQUIREMENTS: dict[str, Requirement] = {
     ),
     "mcp.origin": R("pages of other origins, and hosts that are not listed, are refused", MCP),
     "mcp.resources": R("a user's conversations are resources, to that user only", MCP),
+    "mcp.files": R("a call's files are linked in its result and read by its caller only", MCP),
+    "mcp.hints": R("a tool's annotations say what is known of its effects", MCP),
+    "mcp.errors": R("what is wrong with a message names the field, in this server's words", SERVER),
     "mcp.prompts": R("a user's prompt templates are prompts, to that user only", MCP),
     "mcp.tools": R("GET /v1/mcp-tools shows the tools that can be called", SERVER),
     "mcp.admin": R(

@@ -11,9 +11,12 @@ from typing import Final
 import msgspec
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from sse_starlette.sse import AppStatus
+from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from edge.generation import read_body
+from edge.mcp.checks import Fault, find_fault
+from edge.mcp.errors import is_modern, to_wire
 from edge.mcp.guard import Guard
 from edge.mcp.server import MAX_BODY
 from edge.mcp.tools import SESSION, to_known
@@ -57,6 +60,10 @@ class Endpoint:
             return
         if len(body) > MAX_BODY:
             raise BodyTooLarge(f"the body is larger than {MAX_BODY} bytes")
+        fault = find_fault(body)
+        if fault is not None:
+            await _to_refusal(fault, headers)(scope, receive, send)
+            return
         if any(method in body for method in _LOOKED_AT):
             match _read_message(body):
                 case _Message(method="initialize"):
@@ -84,6 +91,13 @@ async def open_endpoint(
     AppStatus.enable_automatic_graceful_drain = False
     async with manager.run():
         yield Endpoint(manager, calls, guard)
+
+
+def _to_refusal(fault: Fault, headers: dict[bytes, bytes]) -> Response:
+    """Say it as the protocol does: before 2026-07-28 a fault is the answer of a good request."""
+    status = 400 if fault.answers is None or is_modern(headers) else 200
+    body = to_wire(fault.error, None, fault.answers)
+    return Response(body, status, media_type="application/json")
 
 
 def _read_message(body: bytes) -> _Message | None:

@@ -1,6 +1,6 @@
 """Errors as JSON-RPC has them."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -20,6 +20,12 @@ ParamsT = TypeVar("ParamsT")
 ResultT = TypeVar("ResultT")
 Handler = Callable[[Context, ParamsT], Awaitable[ResultT]]
 
+_PAGED: Final = {"after": "cursor"}
+_NAMES: Final[Mapping[str, Mapping[str, str]]] = {
+    "resources/list": _PAGED,
+    "prompts/list": _PAGED,
+    "prompts/get": {"id": "name", "variables": "arguments"},
+}
 _CANCELLED: Final = -32800
 _RESOURCE_NOT_FOUND: Final = -32002  # before 2026-07-28; then it is a wrong parameter
 
@@ -42,7 +48,8 @@ def in_protocol(handler: Handler[ParamsT, ResultT]) -> Handler[ParamsT, ResultT]
         except BusError as error:
             raise MCPError(INTERNAL_ERROR, "the message bus did not answer") from error
         except JanError as error:
-            raise MCPError(_code_of(error), error.message, _data_of(error)) from error
+            told = _in_its_words(error, context.method)
+            raise MCPError(_code_of(told), told.message, _data_of(told)) from error
         except Exception as error:
             logger.exception("request failed", method=context.method)
             raise MCPError(INTERNAL_ERROR, "the server failed") from error
@@ -57,11 +64,30 @@ def missing_resource(context: Context, uri: str) -> MCPError:
     return MCPError(code, "there is no such resource", {"uri": uri})
 
 
-def to_wire(error: JanError, request_id: str | None) -> bytes:
-    """Encode an error that came before the request was looked at: it answers no id."""
+def to_wire(error: JanError, request_id: str | None, answers: int | str | None = None) -> bytes:
+    """Encode an error that came before the SDK saw the request.
+
+    `answers` is that request's id, if it has come so far: then its parameters are at fault.
+    """
     code = INVALID_REQUEST if error.http_status < 500 else INTERNAL_ERROR
+    code = code if answers is None else INVALID_PARAMS
     told = {"code": code, "message": error.message, "data": _data_of(error, request_id)}
-    return msgspec.json.encode({"jsonrpc": "2.0", "id": None, "error": told})
+    return msgspec.json.encode({"jsonrpc": "2.0", "id": answers, "error": told})
+
+
+def is_modern(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a request is one of the protocol's newer versions."""
+    version = headers.get(b"mcp-protocol-version", b"").decode("latin-1")
+    return version in MODERN_PROTOCOL_VERSIONS
+
+
+def _in_its_words(error: JanError, method: str) -> JanError:
+    """An error about a field that has another name here than where it was checked."""
+    name = _NAMES.get(method, {}).get(error.param or "")
+    if name is None:
+        return error
+    message = error.message.replace(f"'{error.param}'", f"'params.{name}'", 1)
+    return InvalidRequest(message, param=f"params.{name}", code=error.code)
 
 
 def _code_of(error: JanError) -> int:

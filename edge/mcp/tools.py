@@ -10,8 +10,10 @@ from mcp_types import INVALID_PARAMS
 from bus import ToolCatalogue
 from edge.generation import to_caller
 from edge.mcp.errors import Context, scope_of
+from edge.mcp.resources import to_link
 from edge.state import state_of
 from schemas.commands import encode
+from schemas.tool_options import McpHints
 from schemas.tools import Progress, Tool, ToolResult
 
 SESSION: Final = b"mcp-session-id"
@@ -74,7 +76,18 @@ def _to_tool(tool: Tool) -> types.Tool:
         description=tool.description,
         input_schema=_read_schema(tool.parameters) | {"type": "object"},
         output_schema=output if _is_of_object(output) else None,
-        annotations=types.ToolAnnotations(idempotent_hint=tool.idempotent),
+        annotations=_to_annotations(tool),
+    )
+
+
+def _to_annotations(tool: Tool) -> types.ToolAnnotations:
+    hints = tool.hints or McpHints()
+    return types.ToolAnnotations(
+        title=hints.title or tool.title or None,
+        read_only_hint=hints.read_only_hint,
+        destructive_hint=hints.destructive_hint,
+        idempotent_hint=tool.idempotent,
+        open_world_hint=hints.open_world_hint,
     )
 
 
@@ -86,7 +99,7 @@ def _to_result(result: ToolResult, tool: Tool | None) -> types.CallToolResult:
     output = _read_schema(tool.output) if tool is not None and tool.output is not None else {}
     lacking = structured is None and _is_of_object(output)
     return types.CallToolResult(
-        content=[types.TextContent(text=result.output)],
+        content=[types.TextContent(text=result.output), *map(to_link, result.artifacts)],
         structured_content=structured,
         is_error=result.status != "completed" or lacking,
     )

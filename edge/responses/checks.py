@@ -56,15 +56,11 @@ def require_readable(items: Sequence[Item]) -> None:
         for place in _PLACES:
             parts = item.get(place)
             for at, part in enumerate(parts if isinstance(parts, list) else ()):
-                _require_readable(part, place, f"input[{number}].{place}[{at}]")
+                _require_readable(part, f"input[{number}].{place}[{at}]")
 
 
-def _require_readable(part: Any, place: str, param: str) -> None:
+def _require_readable(part: Any, param: str) -> None:
     kind = part.get("type") if isinstance(part, dict) else None
-    if place == "output" and kind in ("input_image", "input_file"):
-        raise InvalidRequest(
-            f"'{param}.type': the output of a tool is text here", param=f"{param}.type"
-        )
     if kind == "input_image" and not part.get("image_url"):
         raise InvalidRequest(
             f"'{param}.image_url' is required: this server keeps no files for models",

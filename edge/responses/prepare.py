@@ -49,7 +49,7 @@ class Preparation:
                 f"a request of more than {MAX_ITEMS_BYTES} bytes is not stored", param="store"
             )
         _require_showable(resolved.fields)
-        needs = needs_of_response(request, resolved.all_items)
+        needs = _needs_of(resolved)
         in_words = self._needs_words(request, needs)
         return Order(
             kind="response",
@@ -78,7 +78,7 @@ class Preparation:
             kind="count",
             model=resolved.request.model,
             body=encode(chat),
-            needs=needs_of_response(resolved.request, resolved.all_items),
+            needs=_needs_of(resolved),
         )
 
     async def to_summary(self, body: bytes, principal: str) -> tuple[Order, list[Item]]:
@@ -90,7 +90,7 @@ class Preparation:
             kind="chat",
             model=resolved.request.model,
             body=encode(chat),
-            needs=needs_of_response(resolved.request, resolved.all_items),
+            needs=_needs_of(resolved),
         )
         return order, resolved.items
 
@@ -142,6 +142,11 @@ def _require_showable(fields: Mapping[str, msgspec.Raw]) -> None:
         raise InvalidRequest(
             f"'{param}': a request may have {_MOST_SHOWN} bytes besides its input", param=param
         )
+
+
+def _needs_of(resolved: Resolved) -> dict[str, str]:
+    needs = needs_of_response(resolved.request, resolved.items, resolved.prepared.context)
+    return {"vision": "conversation"} | needs if resolved.images else needs
 
 
 def _to_chat(resolved: Resolved) -> dict[str, Any]:

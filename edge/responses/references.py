@@ -41,6 +41,7 @@ class Resolved:
     history: UsedHistory | None = None
     turn: Turn | None = None
     trimmed: bool = False  # the conversation has more than is read
+    images: bool = False  # the conversation has some
 
     @property
     def all_items(self) -> Sequence[Item]:
@@ -151,7 +152,7 @@ class References:
         found.prepared.instruction = context.instruction
         found.prepared.conversation = reference.id
         found.history = to_used(reference.id, context)
-        found.trimmed = context.trimmed
+        found.trimmed, found.images = context.trimmed, context.images
         found.turn = Turn(reference.id, context.branch, context.head, context.project)
 
 

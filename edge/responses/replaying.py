@@ -5,6 +5,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from schemas.api.hosted import HOSTED
 from schemas.api.needs import Needs
 from schemas.api.responses import JsonSchemaFormat
 from schemas.commands import RunInference, encode
@@ -14,7 +15,7 @@ from schemas.queries import AskStored, decode_answer
 from schemas.queries.runs import AskRun, AskRunEvents, RunEvents, RunResult
 from schemas.responses.output import Item
 from schemas.responses.prepared import decode_prepared
-from schemas.responses.recorded import CALLS, call_id, to_recorded
+from schemas.responses.recorded import call_id, to_recorded
 from schemas.responses.story import step_id
 from schemas.tools import ToolResult, decode_tool_finished, decode_tool_result
 
@@ -98,7 +99,7 @@ class Repeating:
         self, command: RunInference, output: list[Item], results: dict[str, ToolResult], at: int
     ) -> tuple[list[dict[str, Any]], int]:
         """What was said in the steps before `at`, and of how many items that is."""
-        places = [place for place, item in enumerate(output) if item["type"] in CALLS]
+        places = [place for place, item in enumerate(output) if item["type"] in HOSTED]
         said: list[dict[str, Any]] = []
         items = sum(item["type"] == "mcp_list_tools" for item in output)
         for number in range(1, min(at, _MOST_STEPS)):

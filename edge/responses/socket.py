@@ -62,7 +62,8 @@ class _Conversation:
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._last: tuple[str, list[Item]] | None = None  # a response, and all that was said
+        # A response and all that was said, if not all of that is stored: what is has more.
+        self._last: tuple[str, list[Item]] | None = None
         self._at_work: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
 
@@ -114,7 +115,10 @@ class _Conversation:
     def _remember(self, request: bytes, response: dict[str, Any], before: list[Item]) -> None:
         if response["status"] not in ("completed", "incomplete"):
             return
-        asked = input_items(api.decode_request(request), response["id"])
+        wanted = api.decode_request(request)
+        if wanted.kept and not before:
+            return
+        asked = input_items(wanted, response["id"])
         self._last = (response["id"], [*before, *asked, *response["output"]])
 
     def _to_scope(self, before: list[Item] | None) -> Scope:

@@ -5,41 +5,50 @@ from typing import Any, Final
 
 import msgspec
 
+from schemas.api.hosted import HOSTED, Names, to_hosted_call
 from schemas.api.items import Item, text_of, to_parts
 
 Message = dict[str, Any]
 
 _CALLS: Final = ("function_call", "custom_tool_call")
 _OUTPUTS: Final = ("function_call_output", "custom_tool_call_output")
+_SHOWN: Final = ("input_image", "input_file")  # parts of outputs that are no text
 _ANSWERS: Final = ("mcp_approval_response", "mcp_call")  # of questions for approval
 _ROLES: Final = ("user", "assistant", "system", "developer")
 _LONGEST_NAME: Final = 128  # characters of a call's id and name, as in items that clients send
 _NAMELESS: Final = "unknown"
 
 
-def to_messages(items: Iterable[Item], before: Iterable[str] = ()) -> list[Message]:
+def to_messages(
+    items: Iterable[Item], before: Iterable[str] = (), names: Names | None = None
+) -> list[Message]:
     """Write items, oldest first, as chat messages; `before` are calls that were made earlier.
 
-    What chat has no words for is left out: reasoning, and the calls of tools that this server or
-    an upstream ran by itself. So are calls that nobody answered, unless they came last, and
-    outputs without a call: engines refuse both.
+    `names` are those that tools are offered under now. What chat has no words for is left out:
+    reasoning, questions for approval, lists of tools. So are calls of which nobody knows what came
+    of them, calls that nobody answered, unless they came last, and outputs without a call: engines
+    refuse both.
     """
     known = list(items)
     answered = {item.get("call_id") for item in known if item["type"] in _OUTPUTS}
     called: set[Any] = set(before)
-    messages: list[Message] = []
+    chat = _Chat()
     for number, item in enumerate(known):
         match item["type"]:
             case "message":
-                _add_message(messages, item)
+                chat.add_message(item)
+            case "reasoning":
+                chat.end_step()
             case "function_call" | "custom_tool_call":
                 if _is_whole(item) and (item["call_id"] in answered or _is_last(known, number)):
                     called.add(item["call_id"])
-                    _add_call(messages, item)
+                    chat.add_call(item, _to_chat_call(item))
             case "function_call_output" | "custom_tool_call_output":
                 if item.get("call_id") in called:
-                    messages.append(_to_tool_message(item))
-    return messages
+                    chat.add_output(item)
+            case kind if kind in HOSTED:
+                chat.add_hosted(item, names or {})
+    return chat.close()
 
 
 def call_ids(items: Iterable[Item]) -> set[str]:
@@ -62,12 +71,18 @@ def unanswered(items: Iterable[Item]) -> list[Item]:
 
 def has_images(items: Iterable[Item]) -> bool:
     """Tell whether a model must see to go on from these items."""
-    return any(
-        part.get("type") == "input_image"
-        for item in items
-        if item["type"] == "message" and item.get("role") == "user"
-        for part in item.get("content") or ()
-    )
+    return image_in(items) is not None
+
+
+def image_in(items: Iterable[Item], param: str = "items") -> str | None:
+    """Where the first image is that a model would get to see; `param` is what the items are in."""
+    for number, item in enumerate(items):
+        place = "output" if item["type"] in _OUTPUTS else "content"
+        parts = item.get(place) if place == "output" or item.get("role") == "user" else None
+        for at, part in enumerate(parts if isinstance(parts, list) else ()):
+            if part.get("type") == "input_image":
+                return f"{param}[{number}].{place}[{at}]"
+    return None
 
 
 def to_input_items(messages: Iterable[Message]) -> list[Item]:
@@ -129,21 +144,95 @@ def last_text(items: Iterable[Item]) -> str | None:
     return said[-1] if said else None
 
 
-def _add_message(messages: list[Message], item: Item) -> None:
+class _Chat:
+    """Messages while they are put together. The calls of one step are one message's.
+
+    What outputs show besides text follows their run in a message of the user's: chat has no other
+    place for it.
+    """
+
+    def __init__(self) -> None:
+        self._messages: list[Message] = []
+        self._shown: list[dict[str, Any]] = []
+        self._open: Message | None = None  # the model's, that its next call belongs to
+        self._step: int | None = None  # of the last call in it, where that is known
+
+    def add_message(self, item: Item) -> None:
+        """Add what somebody said; the model's calls belong to what it says before them."""
+        message = _to_message(item)
+        if message is not None:
+            self._show()
+            self._messages.append(message)
+            self._open = message if message["role"] == "assistant" else None
+            self._step = None
+
+    def end_step(self) -> None:
+        """The model begins anew: what it calls from now on, it calls after what it has called."""
+        if self._open is not None and "tool_calls" in self._open:
+            self._open = None
+
+    def add_call(self, item: Item, call: dict[str, Any]) -> None:
+        """Add a call to the message that the model said it with."""
+        told = item.get("told")
+        step = told.get("step") if isinstance(told, dict) else None
+        if self._open is not None and None not in (step, self._step) and step != self._step:
+            self._open = None
+        if self._open is None:
+            self._show()
+            self._open = {"role": "assistant", "content": None}
+            self._messages.append(self._open)
+        self._open.setdefault("tool_calls", []).append(call)
+        self._step = step
+
+    def add_hosted(self, item: Item, names: Names) -> None:
+        """Add a call that the server has answered, and the answer."""
+        found = to_hosted_call(item, names)
+        if found is None:
+            return
+        function = {"name": found.name, "arguments": found.arguments}
+        self.add_call(item, {"id": item["id"], "type": "function", "function": function})
+        self._answer(item["id"], found.output)
+
+    def add_output(self, item: Item) -> None:
+        """Add what the client answers to a call: the model goes on after it."""
+        output = item.get("output")
+        parts = output if isinstance(output, list) else []
+        shown = [part for part in parts if part.get("type") in _SHOWN]
+        text = output if isinstance(output, str) else text_of({"content": parts})
+        if shown:
+            count = f"{len(shown)} file" + "s" * (len(shown) > 1)
+            text = f"{text}\n[{count} of this output: see the next message.]".lstrip()
+            head = f"[{count} of the output of the call {item['call_id']}:]"
+            self._shown += [{"type": "text", "text": head}, *map(_to_content, shown)]
+        self._answer(item["call_id"], text)
+        self._open = None
+
+    def close(self) -> list[Message]:
+        """All of them."""
+        self._show()
+        return self._messages
+
+    def _answer(self, call_id: str, text: str) -> None:
+        self._messages.append({"role": "tool", "tool_call_id": call_id, "content": text})
+
+    def _show(self) -> None:
+        if self._shown:
+            self._messages.append({"role": "user", "content": self._shown})
+            self._shown = []
+
+
+def _to_message(item: Item) -> Message | None:
     role = item.get("role")
     if role not in _ROLES:
-        return
+        return None
     parts = item.get("content") or []
     if role == "assistant":
-        message = _to_assistant(parts)
-        if message is not None:
-            messages.append(message)
-        return
+        return _to_assistant(parts)
     content = [_to_content(part) for part in parts]
     if len(content) == 1 and content[0]["type"] == "text":
         content = content[0]["text"]
     named = {"name": item["name"]} if isinstance(item.get("name"), str) else {}
-    messages.append({"role": role, "content": content} | named)
+    return {"role": role, "content": content} | named
 
 
 def _to_assistant(parts: Sequence[dict[str, Any]]) -> Message | None:
@@ -155,17 +244,12 @@ def _to_assistant(parts: Sequence[dict[str, Any]]) -> Message | None:
     return message if texts or refusals else None
 
 
-def _add_call(messages: list[Message], item: Item) -> None:
-    """Add a call to the message that the model said it with."""
+def _to_chat_call(item: Item) -> dict[str, Any]:
     if item["type"] == "function_call":
         function = {"name": item["name"], "arguments": item["arguments"]}
-        call: dict[str, Any] = {"id": item["call_id"], "type": "function", "function": function}
-    else:
-        custom = {"name": item["name"], "input": item["input"]}
-        call = {"id": item["call_id"], "type": "custom", "custom": custom}
-    if not messages or messages[-1]["role"] != "assistant":
-        messages.append({"role": "assistant", "content": None})
-    messages[-1].setdefault("tool_calls", []).append(call)
+        return {"id": item["call_id"], "type": "function", "function": function}
+    custom = {"name": item["name"], "input": item["input"]}
+    return {"id": item["call_id"], "type": "custom", "custom": custom}
 
 
 def _is_whole(item: Item) -> bool:
@@ -178,13 +262,8 @@ def _is_whole(item: Item) -> bool:
 
 def _is_last(items: Sequence[Item], number: int) -> bool:
     """Whether only calls and their outputs follow: the request may bring the missing ones."""
-    return all(item["type"] in (*_CALLS, *_OUTPUTS) for item in items[number:])
-
-
-def _to_tool_message(item: Item) -> Message:
-    output = item.get("output")
-    text = output if isinstance(output, str) else text_of(item | {"type": "function_call_output"})
-    return {"role": "tool", "tool_call_id": item["call_id"], "content": text}
+    others = (*_OUTPUTS, *HOSTED, "mcp_approval_request")
+    return all(item["type"] in (*_CALLS, *others) for item in items[number:])
 
 
 def _to_content(part: dict[str, Any]) -> dict[str, Any]:

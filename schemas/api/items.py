@@ -219,6 +219,7 @@ def to_item(raw: msgspec.Raw, param: str) -> Item:
             f"'{param or 'content'}' is nested too deeply", param=param or "content"
         ) from None
     item.pop("id", None)
+    item.pop("told", None)  # the server's own: see Told
     item["type"] = item_type
     item["status"] = item.get("status") or "completed"
     if item_type == "message":

@@ -5,7 +5,7 @@ from typing import Final
 
 from schemas.api import messages as api
 from schemas.api.chat import ChatRequest, ImagePart, JsonSchemaFormat, UserMessage
-from schemas.api.history import has_images
+from schemas.api.history import has_images, image_in
 from schemas.api.items import Item
 from schemas.api.responses import ResponseRequest
 
@@ -42,13 +42,21 @@ def _first_image(request: ChatRequest) -> str | None:
     return None
 
 
-def needs_of_response(request: ResponseRequest, items: Iterable[Item]) -> dict[str, str]:
-    """Find what a deployment must be able to do for a response to these items."""
+def needs_of_response(
+    request: ResponseRequest, items: Iterable[Item], context: Iterable[Item] = ()
+) -> dict[str, str]:
+    """Find what a deployment must be able to do for a response to an input's items.
+
+    `context` are those of the responses before it.
+    """
     needs: dict[str, str] = {}
     if request.tools and request.to_choice().mode != "none":
         needs["tools"] = "tools"
-    if has_images(items):
-        needs["vision"] = "input"
+    image = image_in(items, "input")
+    if image is not None:
+        needs["vision"] = image
+    elif has_images(context):
+        needs["vision"] = "previous_response_id"
     reasoning = request.reasoning
     if reasoning is not None and reasoning.effort not in (None, "none"):
         needs["reasoning"] = "reasoning.effort"

@@ -8,6 +8,7 @@ from msgspec import Meta, Struct
 
 from schemas.api.decoding import to_invalid_request
 from schemas.errors import InvalidRequest
+from schemas.filters import Filter, require_sound
 
 ToolName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 Label = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
@@ -76,7 +77,7 @@ class FileSearchTool(_Tool, tag="file_search"):
 
     vector_store_ids: Annotated[list[str], Meta(max_length=16)] = []
     max_num_results: Annotated[int, Meta(ge=1, le=50)] | None = None
-    filters: dict[str, Any] | None = None
+    filters: Filter | None = None
     ranking_options: dict[str, Any] | None = None
 
 
@@ -202,8 +203,12 @@ def _to_tool(raw: bytes, param: str) -> Tool:
         raise InvalidRequest(
             message.replace("the body", f"'{param}'", 1), param=path, code=found.code
         ) from None
+    except RecursionError:
+        raise InvalidRequest(f"'{param}' is nested too deeply", param=param) from None
     if isinstance(tool, McpTool):
         _check_server(tool, param)
+    if isinstance(tool, FileSearchTool) and tool.filters is not None:
+        require_sound(tool.filters, f"{param}.filters")
     return tool
 
 

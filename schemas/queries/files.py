@@ -7,18 +7,23 @@ from typing import Annotated, Any
 
 import msgspec
 
+from schemas.filters import Filter
 from schemas.queries import Ask
 
 MAX_HITS = 50
 
 
 class AskSearch(Ask, frozen=True, omit_defaults=True, kw_only=True):
-    """`query.files.search`: the pieces that fit a text best, of some documents or stores or all."""
+    """`query.files.search`: the pieces that fit a text best.
+
+    Of some documents, or stores, or those with certain attributes, or of all.
+    """
 
     query: str
     limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_HITS)] = 10
     documents: list[str] = msgspec.field(default_factory=list)
     stores: list[str] = msgspec.field(default_factory=list)
+    filters: Filter | None = None
 
 
 class Hit(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
+from schemas.api.hosted import output_of
 from schemas.responses.output import Item, Output, Place
 from schemas.responses.story import Offer
 from schemas.tools import ToolResult
@@ -133,6 +134,11 @@ class ToolCall:
             self._output.tell(self.place, f"response.{self.kind}_call.completed")
         self._output.end(self.place, "completed" if well else "failed")
 
+    def unsaid(self, result: ToolResult) -> str | None:
+        """What the model is told of it, unless its item, as it is shown, says the same."""
+        assert self.place is not None
+        return None if output_of(self.place.item) == result.output else result.output
+
     def _begin(self) -> Place:
         item = _to_item(self)
         place = self._output.begin(item)
@@ -242,10 +248,15 @@ def _to_found(result: ToolResult) -> list[Item]:
             "filename": one.title,
             "score": one.score,
             "text": one.text,
-            "attributes": {},
+            "attributes": {name: _to_attribute(told) for name, told in one.attributes.items()},
         }
         for one in result.citations
     ]
+
+
+def _to_attribute(told: Any) -> Any:
+    """As OpenAI has them, attributes are no lists."""
+    return ", ".join(map(str, told)) if isinstance(told, list) else told
 
 
 def _to_query(given: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """What a step asks a model: the request and all that was said since, as one chat."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -33,7 +33,7 @@ def to_chat(
     """
     recorded = request.prepared.recorded
     earlier = recorded.said if recorded is not None else []
-    history = without_oldest(to_history(request, items), fold.trimmed)
+    history = without_oldest(to_history(request, items, fold.offers), fold.trimmed)
     messages = [*history, *earlier, *fold.to_messages()]
     if correction is not None:
         messages.append({"role": "user", "content": correction})
@@ -60,8 +60,13 @@ def to_function(tool: FunctionTool) -> dict[str, Any]:
     return {"type": "function", "function": told}
 
 
-def to_history(request: PreparedRequest, items: Sequence[Item]) -> list[Message]:
-    """What was said up to this request, as chat messages; instructions first."""
+def to_history(
+    request: PreparedRequest, items: Sequence[Item], offers: Mapping[str, Offer] | None = None
+) -> list[Message]:
+    """What was said up to this request, as chat messages; instructions first.
+
+    Of `offers` tools that were called before have their names.
+    """
     prepared = request.prepared
     messages: list[Message] = []
     schema = _schema_in_words(request) if prepared.in_words else None
@@ -71,7 +76,12 @@ def to_history(request: PreparedRequest, items: Sequence[Item]) -> list[Message]
     said = _decode_messages(prepared.messages) if prepared.messages is not None else []
     answered = answers(items) | {message.get("tool_call_id") for message in said}
     messages += _without_unanswered(said, answered)
-    return messages + to_messages([*prepared.context, *items], called_in(said))
+    names = {_key_of(offer): offer.name for offer in (offers or {}).values()}
+    return messages + to_messages([*prepared.context, *items], called_in(said), names)
+
+
+def _key_of(offer: Offer) -> tuple[str, str]:
+    return (offer.label, offer.tool) if offer.kind in ("mcp", "own") else ("", offer.kind)
 
 
 def called_in(messages: Iterable[Message]) -> set[str]:

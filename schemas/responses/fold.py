@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from schemas.api.hosted import Told
 from schemas.responses.calls import ToolCall
 from schemas.responses.events import Events
 from schemas.responses.output import Item, Output
@@ -57,6 +58,7 @@ class ResponseFold:
         self.calls: list[ToolCall] = []  # of the last step
         self.called: dict[str, str] = {}  # item → the call's own id, of those given to workers
         self.results: dict[str, ToolResult] = {}  # item → what came of it
+        self.told: dict[str, Told] = {}  # item → what it does not say of its call
         self.messages: list[Message] = []  # said in earlier steps, as chat has it
         self._citations = Citations([], [], [])
         self._speech: Speech | None = None
@@ -233,6 +235,8 @@ class ResponseFold:
         speech.close(whole=self._said_whole)
         self.calls = speech.calls if self._said_whole else []
         self.messages.append(_to_message(speech.spoken, self.calls))
+        for call in self.calls:
+            self.told[call.item_id] = Told(self.steps)
 
     def _dispatch(self, called: dict[str, str]) -> None:
         self.called |= called
@@ -250,6 +254,7 @@ class ResponseFold:
             if call.item_id == item:
                 call.give_back(result, self._include)
                 self.results[item] = result
+                self.told[item] = Told(self.steps, call.unsaid(result))
                 if not self.pending:
                     self._tell_results()
 

@@ -1,20 +1,14 @@
 """What a response's tools said, for a replay in which they are not called again. Pure functions."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
+from schemas.api.hosted import HOSTED
 from schemas.ids import derived_id
 from schemas.responses.output import Item
 from schemas.tools import ToolProblem, ToolResult
-
-CALLS: Final = (
-    "mcp_call",
-    "web_search_call",
-    "file_search_call",
-    "code_interpreter_call",
-)
 
 
 class Recorded(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -38,7 +32,7 @@ def to_recorded(run_id: str, output: Sequence[Item], results: Mapping[str, ToolR
     found: list[tuple[str, ToolResult]] = []
     for place, item in enumerate(output):
         result = results.get(call_id(run_id, place))
-        if item["type"] in CALLS and result is not None:
+        if item["type"] in HOSTED and result is not None:
             found.append((key_of(item), result))
     return Recorded(found, [item for item in output if item["type"] == "mcp_list_tools"])
 
@@ -53,7 +47,7 @@ def find_result(recorded: Recorded, item: Item, before: Iterable[Item]) -> ToolR
     if not same:
         message = "There is no recorded result of this call: it was not made like this then."
         return ToolResult("failed", message, error=ToolProblem("not_recorded", message))
-    earlier = sum(one["type"] in CALLS and key_of(one) == key for one in before)
+    earlier = sum(one["type"] in HOSTED and key_of(one) == key for one in before)
     return same[min(earlier, len(same) - 1)]
 
 

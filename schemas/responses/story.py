@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from schemas.api.hosted import Told
 from schemas.ids import derived_id
 from schemas.raw import OptionalRaw
 
@@ -126,11 +127,13 @@ class Ended(msgspec.Struct, frozen=True, tag="ended", tag_field="t", omit_defaul
     """The end: the response as it will be stored.
 
     `refusal` is the HTTP status of one that failed before it began to answer, `envelope` its error.
+    `told` is what its items do not say of its calls, by their ids: models need it, clients do not.
     """
 
     response: msgspec.Raw
     refusal: int = 0
     envelope: OptionalRaw = None
+    told: dict[str, Told] = {}
 
 
 Entry = (
@@ -173,6 +176,12 @@ def result_of(entries: Sequence[bytes]) -> tuple[bytes | None, bytes | None]:
         return bytes(last.response), None
     told = {"message": found.message, "type": "server_error", "param": None, "code": found.code}
     return bytes(last.response), encode_entry({"error": told})
+
+
+def told_of(entries: Sequence[bytes]) -> dict[str, Told]:
+    """What is known of a response's calls that their items do not say."""
+    last = decode_entry(entries[-1])
+    return last.told if isinstance(last, Ended) else {}
 
 
 class _Error(msgspec.Struct):

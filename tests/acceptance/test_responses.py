@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from cli.launch import LaunchedServer
 from tests.acceptance.conftest import SCRIPTED, SIMULATED, SLASHED
 from tests.support.server import http_client, openai_client, running_server
+from tests.support.upstream_process import UpstreamProcess
 
 CUED = """
 providers:
@@ -162,6 +163,33 @@ def test_a_function_is_called_and_its_output_gone_on_with(client: openai.OpenAI)
     assert "nine degrees" in second.output_text
 
 
+@pytest.mark.requirement("responses.functions.images")
+def test_a_functions_output_has_images_for_a_model_that_sees(
+    client: openai.OpenAI, upstream: UpstreamProcess
+) -> None:
+    picture = "data:image/png;base64,iVBORw0KGgo="
+    call = {"type": "function_call", "call_id": "call_1", "name": "draw", "arguments": "{}"}
+    text = {"type": "input_text", "text": "A map."}
+    shown = [text, {"type": "input_image", "image_url": picture}]
+    said: Any = [
+        {"role": "user", "content": "Draw a map."},
+        call,
+        {"type": "function_call_output", "call_id": "call_1", "output": shown},
+    ]
+    assert client.responses.create(model=SCRIPTED, input=said).status == "completed"
+    told = upstream.call("output of the call call_1")["body"]["messages"]
+    assert [message["role"] for message in told] == ["user", "assistant", "tool", "user"]
+    assert told[2]["content"].startswith("A map.")
+    assert told[3]["content"][1] == {"type": "image_url", "image_url": {"url": picture}}
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.responses.create(model=SLASHED, input=said)
+    assert refused.value.param == "input[2].output[1]"
+    shown[1] = {"type": "input_image", "file_id": "file_1"}
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.responses.create(model=SCRIPTED, input=said)
+    assert refused.value.param == "input[2].output[1].image_url"
+
+
 @pytest.mark.requirement("responses.functions.stream")
 def test_a_calls_arguments_are_streamed(client: openai.OpenAI) -> None:
     with client.responses.stream(
@@ -249,6 +277,11 @@ def test_a_stream_that_is_left_can_be_read_to_its_end_elsewhere(
     assert events[-1].type == "response.completed"
 
 
+def searching(filters: Any) -> dict[str, Any]:
+    tool = {"type": "file_search", "vector_store_ids": [], "filters": filters}
+    return {"model": SIMULATED, "input": "x", "tools": [tool]}
+
+
 @pytest.mark.requirement("responses.errors")
 @pytest.mark.parametrize(
     ("field", "body"),
@@ -266,6 +299,13 @@ def test_a_stream_that_is_left_can_be_read_to_its_end_elsewhere(
         (
             "input[1].type",
             {"model": SIMULATED, "input": [{"role": "user", "content": "x"}, {"type": "no"}]},
+        ),
+        ("tools[0].filters.type", searching({"type": "like", "key": "a", "value": "b"})),
+        ("tools[0].filters.value", searching({"type": "eq", "key": "a"})),
+        ("tools[0].filters.value", searching({"type": "in", "key": "a", "value": "b"})),
+        (
+            "tools[0].filters.filters[0].key",
+            searching({"type": "and", "filters": [{"type": "eq", "value": 1}]}),
         ),
         ("include[0]", {"model": SIMULATED, "input": "x", "include": ["everything"]}),
         (

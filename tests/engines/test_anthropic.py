@@ -178,6 +178,20 @@ def test_tool_choices_are_translated(choice: Any, expected: Any) -> None:
     assert translate(turns(user("x"), tools=[tool], tool_choice=choice))["tool_choice"] == expected
 
 
+def test_functions_that_were_called_before_are_told_but_can_not_be_called_now() -> None:
+    functions = [{"name": name, "arguments": "{}"} for name in ("look", "look", "add")]
+    calls = [
+        {"id": f"call_{number}", "type": "function", "function": function}
+        for number, function in enumerate(functions)
+    ]
+    said = {"role": "assistant", "content": None, "tool_calls": calls}
+    answers = [{"role": "tool", "tool_call_id": call["id"], "content": "x"} for call in calls]
+    found = translate(turns(user("go"), said, *answers))
+    assert [tool["name"] for tool in found["tools"]] == ["look", "add"]
+    assert found["tool_choice"] == {"type": "none"}
+    assert "tools" not in translate(turns(user("go")))
+
+
 def test_thoughts_go_back_to_where_they_stood() -> None:
     said = {
         "role": "assistant",

@@ -453,6 +453,65 @@ async def test_what_the_protocol_has_not_is_refused_in_its_words(served: Mcp) ->
             assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
+@pytest.mark.requirement("mcp.errors")
+@versions
+@pytest.mark.parametrize(
+    ("method", "params", "field"),
+    [
+        ("tools/call", {"name": "echo", "arguments": [1]}, "params.arguments"),
+        ("tools/call", {"arguments": {}}, "params.name"),
+        ("tools/list", {"cursor": 7}, "params.cursor"),
+        ("resources/read", {}, "params.uri"),
+        ("resources/list", {"cursor": ""}, "params.cursor"),
+        ("prompts/get", {"name": "p", "arguments": {"a": 1}}, "params.arguments"),
+        ("prompts/get", {"name": ""}, "params.name"),
+    ],
+)
+async def test_a_wrong_parameter_is_named(
+    served: Mcp, version: str, method: str, params: dict[str, Any], field: str
+) -> None:
+    body = request(method, **params)
+    told = headers(method, str(params.get("name", "")))
+    if version == OLD:
+        body["params"] = params
+        told = {"accept": ACCEPTED, "mcp-protocol-version": OLD}
+    async with served.http(await served.key()) as client:
+        answer = await client.post("/mcp", json=body, headers=told)
+    error = _error_of(answer.text)
+    assert (error["code"], error["data"]["param"]) == (INVALID_PARAMS, field)
+    assert f"'{field}'" in error["message"]
+    assert answer.status_code == (200 if version == OLD else 400)
+
+
+@pytest.mark.requirement("mcp.errors")
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ("[]", None),
+        ('{"jsonrpc":"2.0","id":1}', "method"),
+        ('{"jsonrpc":"2.0","id":1,"method":7}', "method"),
+        ('{"jsonrpc":"1.0","id":1,"method":"ping"}', "jsonrpc"),
+        ('{"jsonrpc":"2.0","id":[],"method":"ping"}', "id"),
+        ('{"jsonrpc":"2.0","id":1,"method":"tools/list","params":[]}', "params"),
+    ],
+)
+async def test_what_is_no_message_is_refused_in_our_words(
+    served: Mcp, body: str, field: str | None
+) -> None:
+    told = {"accept": ACCEPTED, "content-type": "application/json"}
+    async with served.http(await served.key()) as client:
+        answer = await client.post("/mcp", content=body, headers=told)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], answer.json()["id"]) == (400, -32600, None)
+    assert error["data"].get("param") == field
+    assert "pydantic" not in answer.text
+
+
+def _error_of(text: str) -> Any:
+    """The error in an answer that is JSON or an event."""
+    return msgspec.json.decode(text[text.index("{") :].strip())["error"]
+
+
 @pytest.mark.requirement("mcp.versions")
 async def test_the_new_version_tells_how_long_a_list_is_good(served: Mcp) -> None:
     async with served.http(await served.key()) as client:

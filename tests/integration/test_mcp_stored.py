@@ -49,7 +49,7 @@ async def test_a_users_conversations_are_resources_to_that_user_only(
         (resource,) = (await client.list_resources()).resources
         assert (resource.uri, resource.title) == (uri, "Music")
         text = await read(client, uri)
-        (template,) = (await client.list_resource_templates()).resource_templates
+        template, _ = (await client.list_resource_templates()).resource_templates
     assert text == "# Music\n\n## User\n\nWhat is a fugue?\n\n## Assistant\n\nVoices in flight.\n"
     assert template.uri_template == "jan://conversations/{id}"
     async with to_mcp(stored, other, version) as client:

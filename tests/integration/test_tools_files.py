@@ -147,9 +147,50 @@ async def test_a_request_narrows_the_search(desk: ToolDesk) -> None:
     assert found(await search(desk, "moon", options={"vector_store_ids": ["vs_2"]})) == []
     strict = {"ranking_options": {"score_threshold": 0.99}}
     assert found(await search(desk, "moon", options=strict)) == []
-    filtered = await search(desk, "moon", options={"filters": {"type": "eq"}})
-    assert filtered.error is not None
-    assert filtered.error.code == "invalid_options"
+
+
+def where(kind: str, key: str, value: Any) -> dict[str, Any]:
+    return {"type": kind, "key": key, "value": value}
+
+
+SOUND: list[tuple[dict[str, Any], set[str]]] = [
+    (where("eq", "year", 1950), {"old"}),
+    (where("ne", "year", 1950), {"new", "plain"}),
+    (where("eq", "tags", "sea"), {"old", "new"}),
+    (where("eq", "draft", True), {"new"}),
+    (where("gt", "year", 1950), {"new"}),
+    (where("gte", "year", 1950.0), {"old", "new"}),
+    (where("lt", "day", "2001-01-01"), {"old"}),
+    (where("lte", "year", "2001"), set()),
+    (where("in", "year", [1950, 7]), {"old"}),
+    (where("nin", "year", [1950, 7]), {"new", "plain"}),
+    (where("in", "year", []), set()),
+    (where("eq", "' OR 1=1 --", "x"), set()),
+    ({"type": "and", "filters": [where("eq", "tags", "sea"), where("ne", "year", 1950)]}, {"new"}),
+    (
+        {
+            "type": "or",
+            "filters": [
+                where("eq", "year", 1950),
+                {"type": "and", "filters": [where("eq", "draft", True)]},
+            ],
+        },
+        {"old", "new"},
+    ),
+]
+
+
+@pytest.mark.requirement("tools.file_search.filters")
+async def test_filters_find_documents_by_their_attributes(desk: ToolDesk) -> None:
+    await index(desk, "old", TIDES, tags=["sea"], metadata={"year": 1950, "day": "1950-05-01"})
+    await index(desk, "new", TIDES, tags=["sea", "moon"], metadata={"year": 2020, "draft": True})
+    await index(desk, "plain", TIDES)
+    for filters, documents in SOUND:
+        assert set(found(await search(desk, "moon", options={"filters": filters}))) == documents
+    unsound = await search(desk, "moon", options={"filters": {"type": "eq", "key": "year"}})
+    assert unsound.error is not None
+    assert unsound.error.code == "invalid_options"
+    assert "'filters.value' is required" in unsound.output
 
 
 async def carry_out(desk: ToolDesk, principal: str, noun: str, verb: str, body: Any) -> None:

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.api.history import has_images, to_answer_items, to_input_items, to_messages
+from schemas.api.history import (
+    has_images,
+    image_in,
+    to_answer_items,
+    to_input_items,
+    to_messages,
+)
 from schemas.api.items import to_item
 
 CALL: dict[str, Any] = {
@@ -145,3 +151,30 @@ def test_a_call_and_its_result_stay_together_however_long_their_id_is() -> None:
     said = [assistant(None, tool_calls=[CALL | {"id": call_id}]), tool(call_id, "waves")]
     called, answered = to_messages(to_input_items(said))
     assert called["tool_calls"][0]["id"] == answered["tool_call_id"] == call_id[:128]
+
+
+PICTURE: dict[str, Any] = {"type": "input_image", "image_url": "data:image/png;base64,AA"}
+
+
+def output(call_id: str, *parts: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function_call_output", "call_id": call_id, "output": list(parts)}
+
+
+def test_what_outputs_show_follows_their_run_in_a_message_of_the_users() -> None:
+    calls = [{**CALL, "id": call_id} for call_id in ("call_1", "call_2")]
+    [asked, *called] = to_input_items([user("a"), assistant(None, tool_calls=calls)])
+    text = {"type": "input_text", "text": "a map"}
+    items = [asked, *called, output("call_1", text, PICTURE), output("call_2", PICTURE)]
+    said = to_messages([*items, *to_input_items([user("b")])])
+    assert [message["role"] for message in said] == [
+        *["user", "assistant", "tool", "tool", "user", "user"]
+    ]
+    assert said[2]["content"].startswith("a map\n[1 file of this output")
+    assert said[3]["content"].startswith("[1 file of this output")
+    heads = [part["text"] for part in said[4]["content"] if part["type"] == "text"]
+    assert ["call_1" in heads[0], "call_2" in heads[1]] == [True, True]
+    image = {"type": "image_url", "image_url": {"url": PICTURE["image_url"]}}
+    assert said[4]["content"][1::2] == [image, image]
+    assert image_in(items, "input") == "input[3].output[1]"
+    assert has_images([output("call_1", PICTURE)])
+    assert not has_images([output("call_1", text)])

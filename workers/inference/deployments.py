@@ -44,7 +44,10 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """One place that serves a model: `id` is the one in the catalogue and in jobs."""
+    """One place that serves a model: `id` is the one in the catalogue and in jobs.
+
+    `has_tools` is False if its model is known to have none.
+    """
 
     id: str
     pool: str
@@ -52,6 +55,7 @@ class Deployment:
     engine: Engine
     limits: Limits = _NO_LIMITS
     host: Host | None = None
+    has_tools: bool = True
 
 
 class Deployments:
@@ -198,7 +202,10 @@ def slots_of(deployments: Deployments, pool: str) -> int | None:
 def _to_deployment(placement: Placement, host: Host) -> Deployment:
     model = placement.model
     pool = placement.provider.pool
-    return Deployment(placement.id, pool, model.name_upstream, host.engine, model.limits, host)
+    has_tools = not model.capabilities or "tools" in model.capabilities
+    return Deployment(
+        placement.id, pool, model.name_upstream, host.engine, model.limits, host, has_tools
+    )
 
 
 def _identity(provider: AnyProvider) -> object:

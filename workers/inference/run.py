@@ -20,6 +20,7 @@ from schemas.history import DONE
 from workers.inference.engines import Captured, Generation, Outcome
 from workers.inference.failover import Attempt, Fleet, Turns
 from workers.inference.metrics import InferenceMetrics
+from workers.inference.plain import in_words
 from workers.runtime.delivery import Delivery
 from workers.runtime.long_run import Ending, LongRun, RunDesk
 from workers.runtime.writer import MAX_MESSAGE, Writer
@@ -95,8 +96,11 @@ class Run(LongRun):
                     return answer
 
     def _at(self, generation: Generation, attempt: Attempt) -> Generation:
-        self.deployment = attempt.deployment.id
-        return replace(generation, served_name=attempt.deployment.served_name)
+        deployment = attempt.deployment
+        self.deployment = deployment.id
+        # What was called before, by another model perhaps, must not end a chat with this one.
+        body = generation.body if deployment.has_tools else in_words(generation.body)
+        return replace(generation, served_name=deployment.served_name, body=body)
 
     def _note_failure(self, turns: Turns, attempt: Attempt, error: JanError) -> None:
         """Remember what a deployment failed with; raise it if no other can do better."""

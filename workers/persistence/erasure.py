@@ -245,7 +245,7 @@ def to_content_free(verb: str, data: bytes) -> bytes | None:
         return encode_event(msgspec.structs.replace(event, command=command))
     if verb == "finished":
         finished = decode_run_finished(data)
-        return encode_event(msgspec.structs.replace(finished, result=None, error=None))
+        return encode_event(msgspec.structs.replace(finished, result=None, error=None, told={}))
     if verb == CALL_ENDED:
         call = decode_tool_finished(data)
         return encode_event(msgspec.structs.replace(call, arguments=None, result=None, error=None))

@@ -3,7 +3,7 @@
 It follows from a response's two facts alone, as with other runs: see turns.py.
 """
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import structlog
@@ -19,6 +19,7 @@ from schemas.responses.prepared import input_items, references
 from workers.persistence.changes import Effect, Row
 from workers.persistence.queries.responses import find_items
 from workers.persistence.refusals import is_refused
+from workers.persistence.told import to_stored
 
 logger = structlog.get_logger()
 
@@ -54,6 +55,14 @@ class _Item(msgspec.Struct):
     role: str | None = None
 
 
+class _Stored(NamedTuple):
+    """An item, what a model is told of it besides, and when it was said."""
+
+    content: bytes
+    told: bytes | None
+    at: float
+
+
 class _Problem(msgspec.Struct):
     message: str = "the response failed"
 
@@ -79,13 +88,13 @@ async def to_response(
     body = finished.result or encode(_to_object_of_nothing(command, finished, request))
     try:
         fields, told = _decode_fields(body), _decode_object(body)
-        output = [(_decode_item(item), bytes(item)) for item in told.output]
+        output = [_to_answered(bytes(item), finished) for item in told.output]
     except msgspec.DecodeError as error:
         _note_unreadable(finished.run_id, error)
         return None
     response_id = ids.public_id(finished.run_id, "response")
     said = await read_input(connection, command, request)
-    asked = [(_decode_item(data), data) for data in map(encode, said)]
+    asked = [_Stored(*to_stored(item), accepted.at) for item in said]
     turn = finished.turn
     named = told.conversation.id if told.conversation is not None else None
     row: Row = {
@@ -101,10 +110,9 @@ async def to_response(
         "created_at": command.created,
         "deleted_at": None,
     }
-    times = [accepted.at] * len(asked) + [finished.at] * len(output)
     items = [
-        _to_item_row(row, position, item, data, at) | {"is_output": position >= len(asked)}
-        for position, ((item, data), at) in enumerate(zip((*asked, *output), times, strict=True))
+        _to_item_row(row, position, item) | {"is_output": position >= len(asked)}
+        for position, item in enumerate((*asked, *output))
     ]
     return Effect(NOUN, "stored", response_id, {"responses": [row], "response_items": items})
 
@@ -133,6 +141,8 @@ async def to_said(
     for item in answered:
         if item.get("status", "completed") not in _ENDED:
             item["status"] = "incomplete"
+        if item["id"] in finished.told:
+            item["told"] = finished.told[item["id"]]
     return said, answered
 
 
@@ -153,7 +163,14 @@ async def read_input(
         return []
 
 
-def _to_item_row(response: Row, position: int, item: _Item, data: bytes, at: float) -> Row:
+def _to_answered(data: bytes, finished: RunFinished) -> _Stored:
+    """Raises msgspec.DecodeError."""
+    told = finished.told.get(_decode_item(data).id)
+    return _Stored(data, None if told is None else encode(told), finished.at)
+
+
+def _to_item_row(response: Row, position: int, stored: _Stored) -> Row:
+    item = _decode_item(stored.content)
     return {
         "response_id": response["id"],
         "position": position,
@@ -161,8 +178,9 @@ def _to_item_row(response: Row, position: int, item: _Item, data: bytes, at: flo
         "principal": response["principal"],
         "version": 1,
         "role": item.role,
-        "content": data,
-        "created_at": at,
+        "content": stored.content,
+        "told": stored.told,
+        "created_at": stored.at,
         "deleted_at": None,
     }
 

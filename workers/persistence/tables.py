@@ -246,6 +246,7 @@ conversation_items = Table(
     Column("role", Text),
     Column("call_id", Text),
     Column("content", LargeBinary),  # the item's JSON, as it is served
+    Column("told", LargeBinary),  # what a model is told besides: JSON, see Told
     Column("text", Text),  # what of it is searched
     Column("run_id", Text),
     Column("created_at", _At, nullable=False),
@@ -405,6 +406,7 @@ response_items = Table(
     Column("is_output", Boolean, nullable=False),
     Column("role", Text),
     Column("content", LargeBinary),  # the item's JSON, as it is served
+    Column("told", LargeBinary),  # what a model is told besides: JSON, see Told
     Column("created_at", _At, nullable=False),
     Column("deleted_at", _At),
     Index(None, "principal", "id"),

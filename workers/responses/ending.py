@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from schemas.api.hosted import bounded
 from schemas.commands import RunInference, encode
 from schemas.errors import Cancelled, JanError
 from schemas.responses.fold import ResponseFold
@@ -84,7 +85,8 @@ def _to_object(fold: ResponseFold, status: str, **fields: Any) -> msgspec.Raw:
 def _to_last(fold: ResponseFold, ended: Ended, run_status: str, finish_reason: str) -> Ending:
     """The run's end, with the response's last entry."""
     usage = encode(fold.usage.to_chat())
-    return Ending(run_status, chunk=encode_entry(ended), usage=usage, finish_reason=finish_reason)
+    last = encode_entry(msgspec.structs.replace(ended, told=bounded(fold.told)))
+    return Ending(run_status, chunk=last, usage=usage, finish_reason=finish_reason)
 
 
 def _to_code(error: JanError) -> str:

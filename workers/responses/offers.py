@@ -1,13 +1,12 @@
 """Which tools a model is offered: the client's functions, the server's own, and MCP servers'."""
 
-import hashlib
-import re
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from bus import ToolCatalogue
+from schemas.api.hosted import free_name
 from schemas.api.response_tools import (
     OWN_LABEL,
     Choice,
@@ -28,8 +27,6 @@ from schemas.tool_options import McpTool as ServersTool
 from schemas.tools import Tool as ServerTool
 
 MCP_QUEUE: Final = "mcp"
-
-_LONGEST_NAME: Final = 64  # what OpenAI's functions may have
 
 _ClientsTool = FunctionTool | CustomTool
 _HOSTED: Final = {
@@ -136,7 +133,7 @@ class Offers:
             told = {"description": listed.description, "parameters": listed.input_schema}
             self._put(
                 Offer(
-                    self._free_name(name, label),
+                    free_name(name, label, self._offers),
                     "mcp",
                     msgspec.Raw(b""),
                     tool=name,
@@ -161,7 +158,7 @@ class Offers:
         if self._choice.allows(kind):
             options = msgspec.Raw(_encode(tool))
             told = {"description": found.description, "parameters": found.parameters}
-            offered = self._free_name(kind, OWN_LABEL)
+            offered = free_name(kind, OWN_LABEL, self._offers)
             self._put(_to_offer(offered, kind, found, options), told)
 
     def _add_own(self, tool: McpTool, param: str) -> None:
@@ -179,7 +176,7 @@ class Offers:
             if tool.allows(shown) and self._choice.allows("", tool.server_label, shown):
                 found = self._require(name, param)
                 offer = _to_offer(
-                    self._free_name(shown, tool.server_label), "own", found, None, tool
+                    free_name(shown, tool.server_label, self._offers), "own", found, None, tool
                 )
                 told = {"description": found.description, "parameters": found.parameters}
                 self._put(offer, told)
@@ -194,18 +191,6 @@ class Offers:
                 code="tool_unavailable",
             )
         return found
-
-    def _free_name(self, name: str, label: str) -> str:
-        """The name that the model calls it by: its own, unless another has that.
-
-        It is one that functions can have, whatever an MCP server calls its tool.
-        """
-        shown = re.sub(r"[^A-Za-z0-9_-]", "_", name)
-        for free in (shown, f"{label}__{shown}"):
-            if 0 < len(free) <= _LONGEST_NAME and free not in self._offers:
-                return free
-        told = hashlib.sha256(f"{label}/{name}".encode()).hexdigest()[:8]
-        return f"{shown[: _LONGEST_NAME - 9]}_{told}"
 
     def _put(self, offer: Offer, told: dict[str, Any] | None = None) -> None:
         if told is not None:

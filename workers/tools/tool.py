@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from schemas.objects import artifact_name, container_of
+from schemas.tool_options import McpHints
 from schemas.tools import CallTool, Progress, Tool
 from workers.tools.arguments import to_arguments, to_schema
 from workers.tools.means import Means
@@ -74,6 +75,7 @@ def builtin(
     run: Callable[[ArgumentsT, Context], Awaitable[Answer]],
     *,
     title: str,
+    hints: McpHints | None = None,
     output: Any = None,
     idempotent: bool = False,
     timeout: float = TIMEOUT,
@@ -95,6 +97,7 @@ def builtin(
         queue=name,
         idempotent=idempotent,
         timeout=timeout,
+        hints=hints,
     )
     return ServerTool(
         about,

@@ -175,7 +175,13 @@ async def _only_in(connection: AsyncConnection, row: Row, branch: Row) -> list[R
     ]
     items = conversation_items.c
     question = (
-        select(*[column for column in items if column.name not in ("content", "text", "search")])
+        select(
+            *[
+                column
+                for column in items
+                if column.name not in ("content", "told", "text", "search")
+            ]
+        )
         .where(
             items.conversation_id == row["id"],
             items.deleted_at.is_(None),

@@ -25,6 +25,7 @@ from workers.persistence.tables import (
     projects,
     shares,
 )
+from workers.persistence.told import to_stored
 
 # The verbs of facts that end in `deleted` are told for ever: only tombstones may be in them.
 NOUN = "conversation"
@@ -315,6 +316,7 @@ def bury_item(item: Row, at: float) -> Row:
     return item | {
         "version": item["version"] + 1,
         "content": None,
+        "told": None,
         "text": None,
         "call_id": None,
         "deleted_at": at,
@@ -323,12 +325,14 @@ def bury_item(item: Row, at: float) -> Row:
 
 def _to_item_row(item: Item) -> Row:
     item_id = item.get("id") or ids.new_id(id_prefix(item["type"]))
+    content, told = to_stored({"id": item_id} | item)
     return {
         "id": item_id,
         "version": 1,
         "type": item["type"],
         "role": item.get("role"),
         "call_id": item.get("call_id"),
-        "content": encode({"id": item_id} | item),
+        "content": content,
+        "told": told,
         "deleted_at": None,
     }

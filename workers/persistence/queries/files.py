@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.errors import InvalidRequest
 from schemas.queries.files import AskSearch, Hit, Hits
+from workers.persistence.queries.attributes import to_condition
 from workers.persistence.queries.lexemes import of_owner
 from workers.persistence.tables import search_chunks, search_files
 
@@ -41,6 +42,8 @@ async def search(connection: AsyncConnection, ask: AskSearch) -> Hits:
         question = question.where(file.document.in_(ask.documents))
     if ask.stores:
         question = question.where(file.store.in_(ask.stores))
+    if ask.filters is not None:
+        question = question.where(to_condition(ask.filters, file.attributes))
     return Hits([_to_hit(row) for row in await connection.execute(question)])
 
 

@@ -27,6 +27,7 @@ from workers.persistence.queries.runs import ReadAccepted, last_fact
 from workers.persistence.queries.turns import MAX_CONTEXT_ITEMS, choose
 from workers.persistence.statements import Statement
 from workers.persistence.tables import conversation_items, response_items, responses, runs
+from workers.persistence.told import with_told
 
 MAX_CHAIN: Final = 1000  # responses
 _AT_WORK: Final = ("accepted", "running")
@@ -124,11 +125,12 @@ async def find_items(
 ) -> dict[str, bytes]:
     """A principal's items by their ids: of responses, else of conversations."""
     values = {"whose": principal, "named": list(named)}
-    found = {row.id: row.content for row in await connection.execute(_ITEMS, values)}
+    items = await connection.execute(_ITEMS, values)
+    found = {row.id: with_told(row.content, row.told) for row in items}
     values["named"] = [name for name in named if name not in found]
     if values["named"]:
         said = await connection.execute(_CONVERSATION_ITEMS, values)
-        found |= {row.id: row.content for row in said}
+        found |= {row.id: with_told(row.content, row.told) for row in said}
     return found
 
 
@@ -148,8 +150,8 @@ async def _read_chain(connection: AsyncConnection, last: str) -> list[bytes]:
     kept = sum(row.position >= first for row in outline[:MAX_CONTEXT_ITEMS])
     if not kept:
         return []
-    newest = await connection.scalars(_CONTENTS, {"last": last, "kept": kept})
-    return list(newest)[::-1]
+    newest = await connection.execute(_CONTENTS, {"last": last, "kept": kept})
+    return [with_told(row.content, row.told) for row in newest][::-1]
 
 
 async def _require_previous(
@@ -222,16 +224,24 @@ _of_chain = (
     .order_by(_chain.c.depth, response_items.c.position.desc())
 )
 _OUTLINE: Final = _of_chain.add_columns(
-    response_items.c.role, func.octet_length(response_items.c.content).label("size")
+    response_items.c.role,
+    (
+        func.octet_length(response_items.c.content)
+        + func.coalesce(func.octet_length(response_items.c.told), 0)
+    ).label("size"),
 ).limit(MAX_CONTEXT_ITEMS + 1)
-_CONTENTS: Final = _of_chain.add_columns(response_items.c.content).limit(bindparam("kept"))
+_CONTENTS: Final = _of_chain.add_columns(response_items.c.content, response_items.c.told).limit(
+    bindparam("kept")
+)
 _named = any_(bindparam("named", type_=ARRAY(Text)))
 _ITEMS: Final = (
-    select(response_items.c.id, response_items.c.content)
+    select(response_items.c.id, response_items.c.content, response_items.c.told)
     .where(response_items.c.principal == bindparam("whose"), response_items.c.id == _named)
     .order_by(response_items.c.response_id, response_items.c.position)  # the newest counts
 )
-_CONVERSATION_ITEMS: Final = select(conversation_items.c.id, conversation_items.c.content).where(
+_CONVERSATION_ITEMS: Final = select(
+    conversation_items.c.id, conversation_items.c.content, conversation_items.c.told
+).where(
     conversation_items.c.principal == bindparam("whose"),
     conversation_items.c.id == _named,
     conversation_items.c.deleted_at.is_(None),

@@ -25,6 +25,7 @@ from workers.persistence.queries.conversations import (
 from workers.persistence.queries.pages import read_page
 from workers.persistence.statements import Statement
 from workers.persistence.tables import conversation_items
+from workers.persistence.told import with_told
 
 MAX_CONTEXT: Final = 4 << 20  # bytes of a history: with a request it is one object, one message
 MAX_CONTEXT_ITEMS: Final = 4000
@@ -40,7 +41,7 @@ async def get_context(connection: AsyncConnection, ask: AskContext) -> Context:
     newest = await _newest(len(branch.segments)).all(connection, values)
     first, trimmed = choose(newest)
     items: list[Item] = [
-        _decode_item(row.content) | {"id": row.id}
+        _decode_item(with_told(row.content, row.told)) | {"id": row.id}
         for row in reversed(newest)
         if row.position >= first
     ]
@@ -61,7 +62,7 @@ async def get_context(connection: AsyncConnection, ask: AskContext) -> Context:
 def _newest(count: int) -> Statement:
     """The newest items of a branch of so many segments; without their content beyond the limit."""
     table = conversation_items.c
-    size = func.octet_length(table.content)
+    size = func.octet_length(table.content) + func.coalesce(func.octet_length(table.told), 0)
     so_far = func.sum(size).over(order_by=table.position.desc(), rows=(None, 0))
     return Statement(
         select(
@@ -70,6 +71,7 @@ def _newest(count: int) -> Statement:
             table.role,
             size.label("size"),
             case((so_far <= MAX_CONTEXT, table.content)).label("content"),
+            case((so_far <= MAX_CONTEXT, table.told)).label("told"),
         )
         .where(is_in_stretches(count), table.deleted_at.is_(None))
         .order_by(table.position.desc())

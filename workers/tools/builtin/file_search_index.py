@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from schemas.tool_options import FileIndexOptions
+from schemas.tool_options import FileIndexOptions, McpHints
 from schemas.writes import Attribute, IndexedFile, IndexFile
 from workers.tools.outcome import Answer
 from workers.tools.stored import command
@@ -68,6 +68,8 @@ TOOL = builtin(
     FileSearchIndex,
     run,
     title="Index a document",
+    # It takes the place of an older text of the same id.
+    hints=McpHints(read_only_hint=False, destructive_hint=True, open_world_hint=False),
     output=IndexedFile,
     idempotent=True,
 )

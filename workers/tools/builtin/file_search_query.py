@@ -5,8 +5,10 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from schemas.errors import InvalidRequest
+from schemas.filters import Filter, require_sound
 from schemas.queries.files import MAX_HITS, AskSearch, Hit, Hits
-from schemas.tool_options import FileSearchOptions, RankingOptions
+from schemas.tool_options import FileSearchOptions, McpHints, RankingOptions
 from schemas.tools import Citation
 from workers.tools.outcome import Answer, Failed
 from workers.tools.stored import ask
@@ -40,14 +42,15 @@ class Results(msgspec.Struct, frozen=True):
 async def run(asked: FileSearchQuery, call: Context) -> Answer:
     """Search what the caller has indexed."""
     options = call.options(FileSearchOptions)
-    if options.filters is not None and bytes(options.filters) != b"null":
-        raise Failed("invalid_options", "The filters of file_search are not supported here.")
+    if options.filters is not None:
+        _require_sound(options.filters)
     question = AskSearch(
         principal=call.job.principal,
         query=asked.query,
         limit=min(asked.top_k or _USUAL, options.max_num_results or MAX_HITS),
         documents=asked.document_ids,
         stores=options.vector_store_ids,
+        filters=options.filters,
     )
     ranking = options.ranking_options or RankingOptions()
     found = _decode(await ask(call, "files", "search", question)).hits
@@ -64,10 +67,18 @@ async def run(asked: FileSearchQuery, call: Context) -> Answer:
                 file_id=hit.document,
                 text=hit.text[:_EXCERPT],
                 score=hit.score,
+                attributes=hit.attributes,
             )
             for hit in hits
         ],
     )
+
+
+def _require_sound(filters: Filter) -> None:
+    try:
+        require_sound(filters, "filters")
+    except InvalidRequest as error:
+        raise Failed("invalid_options", f"The options can't be used: {error.message}.") from None
 
 
 TOOL = builtin(
@@ -76,6 +87,7 @@ TOOL = builtin(
     FileSearchQuery,
     run,
     title="Search documents",
+    hints=McpHints(read_only_hint=True, open_world_hint=False),
     output=Results,
     idempotent=True,
     aliases=("file_search",),

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from schemas.errors import NotFound
 from schemas.objects import artifact_id
-from schemas.tool_options import PythonOptions
+from schemas.tool_options import McpHints, PythonOptions
 from schemas.tools import Artifact
 from workers.tools.outcome import Answer, Failed
 from workers.tools.sandbox import MAX_FILES_BYTES, Produced, Ran
@@ -126,6 +126,7 @@ TOOL = builtin(
     PythonExec,
     run,
     title="Run Python",
+    hints=McpHints(read_only_hint=False, destructive_hint=False, open_world_hint=False),
     output=Execution,
     # It runs in an empty sandbox that nothing outside remembers: a second run does no harm.
     idempotent=True,

@@ -6,6 +6,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from schemas.tool_options import McpHints
 from schemas.tools import Citation
 from workers.tools.extraction import Extract, Unreadable, extract
 from workers.tools.fetching import Fetched, fetch, refuse_error
@@ -103,6 +104,7 @@ TOOL = builtin(
     WebFetch,
     run,
     title="Fetch a page",
+    hints=McpHints(read_only_hint=True, open_world_hint=True),
     output=Page,
     idempotent=True,
     aliases=("scrape",),

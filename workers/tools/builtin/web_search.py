@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from schemas.tool_options import SearchFilters, UserLocation, WebSearchOptions
+from schemas.tool_options import McpHints, SearchFilters, UserLocation, WebSearchOptions
 from schemas.tools import Citation
 from workers.tools.means import Means
 from workers.tools.outcome import Answer, Failed
@@ -129,6 +129,7 @@ TOOL = builtin(
     WebSearch,
     run,
     title="Search the web",
+    hints=McpHints(read_only_hint=True, open_world_hint=True),
     output=Results,
     idempotent=True,
     aliases=("google_search",),

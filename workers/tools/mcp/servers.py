@@ -140,6 +140,7 @@ class Listed:
             title=tool.title,
             idempotent=bool(hints.read_only_hint or hints.idempotent_hint),
             timeout=server.timeout_s,
+            hints=tool.annotations,
         )
         return ServerTool(about, read=lambda found: found, run=run, lacks=lambda _: self._lacks)
 

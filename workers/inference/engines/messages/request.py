@@ -227,7 +227,7 @@ def _thinking(effort: str, options: AnthropicOptions, max_tokens: int) -> Json:
 
 def _tools(chat: _Chat) -> Json:
     if not chat.tools:
-        return {}
+        return _called_before(chat)
     request: Json = {"tools": [_tool(tool, number) for number, tool in enumerate(chat.tools)]}
     choice = _tool_choice(chat.tool_choice, request)
     if chat.parallel_tool_calls is False and (choice or {}).get("type") != "none":
@@ -235,6 +235,17 @@ def _tools(chat: _Chat) -> Json:
     if choice is not None:
         request["tool_choice"] = choice
     return request
+
+
+def _called_before(chat: _Chat) -> Json:
+    """The tools that were called, as Anthropic wants to be told them; none may be called now."""
+    calls = (call for message in chat.messages for call in message.tool_calls or ())
+    names = dict.fromkeys(call.function.name for call in calls if call.function is not None)
+    if not names:
+        return {}
+    schema = {"type": "object", "properties": {}}
+    tools = [{"name": name, "input_schema": schema} for name in names]
+    return {"tools": tools, "tool_choice": {"type": "none"}}
 
 
 def _tool(tool: _Tool, number: int) -> Json:

@@ -1,0 +1,106 @@
+"""What is wrong with a message, before the SDK looks at it: that quotes its library's own words."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+import msgspec
+
+from schemas.api.decoding import to_invalid_request
+from schemas.errors import InvalidRequest
+
+_Name = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class Fault(NamedTuple):
+    """An error, and the id of the request that it answers; None: it is no request."""
+
+    error: InvalidRequest
+    answers: int | str | None
+
+
+class _Request(msgspec.Struct):
+    jsonrpc: Literal["2.0"]
+    method: str
+    id: int | str | None = None
+    params: dict[str, msgspec.Raw] | None = None
+
+
+class _Page(msgspec.Struct):
+    cursor: str | None = None
+
+
+class _List(msgspec.Struct):
+    params: _Page | None = None
+
+
+class _Tool(msgspec.Struct):
+    name: _Name
+    arguments: dict[str, msgspec.Raw] | None = None
+
+
+class _CallTool(msgspec.Struct):
+    params: _Tool
+
+
+class _Resource(msgspec.Struct):
+    uri: str
+
+
+class _ReadResource(msgspec.Struct):
+    params: _Resource
+
+
+class _Prompt(msgspec.Struct):
+    name: _Name
+    arguments: dict[str, str] | None = None
+
+
+class _GetPrompt(msgspec.Struct):
+    params: _Prompt
+
+
+class _Program(msgspec.Struct):
+    name: str
+    version: str
+
+
+class _Client(msgspec.Struct, rename="camel"):
+    protocol_version: str
+    capabilities: dict[str, msgspec.Raw]
+    client_info: _Program
+
+
+class _Initialize(msgspec.Struct):
+    params: _Client
+
+
+_KINDS: Final[dict[str, type[msgspec.Struct]]] = {
+    "initialize": _Initialize,
+    "tools/list": _List,
+    "tools/call": _CallTool,
+    "resources/list": _List,
+    "resources/templates/list": _List,
+    "resources/read": _ReadResource,
+    "prompts/list": _List,
+    "prompts/get": _GetPrompt,
+}
+_CHECKS: Final[dict[str, Callable[[bytes], Any]]] = {
+    method: msgspec.json.Decoder(kind).decode for method, kind in _KINDS.items()
+}
+_decode_request = msgspec.json.Decoder(_Request).decode
+
+
+def find_fault(body: bytes) -> Fault | None:
+    """Find what is wrong, naming the field; of what is no JSON at all the SDK says so itself."""
+    answers = None
+    try:
+        request = _decode_request(body)
+        answers = request.id
+        check = _CHECKS.get(request.method)
+        if check is not None and answers is not None:
+            check(body)
+    except msgspec.ValidationError as error:
+        return Fault(to_invalid_request(str(error)), answers)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return None

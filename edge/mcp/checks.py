@@ -7,6 +7,7 @@ import msgspec
 
 from schemas.api.decoding import to_invalid_request
 from schemas.errors import InvalidRequest
+from schemas.raw import OptionalRaw
 
 _Name = Annotated[str, msgspec.Meta(min_length=1)]
 
@@ -18,11 +19,21 @@ class Fault(NamedTuple):
     answers: int | str | None
 
 
-class _Request(msgspec.Struct):
+class _Message(msgspec.Struct):
     jsonrpc: Literal["2.0"]
+
+
+class _Request(_Message, kw_only=True):
     method: str
     id: int | str | None = None
     params: dict[str, msgspec.Raw] | None = None
+
+
+class _Answer(_Message):
+    """What a client answers to a server's request; this one makes none, and the SDK ignores it."""
+
+    result: OptionalRaw = None
+    error: OptionalRaw = None
 
 
 class _Page(msgspec.Struct):
@@ -88,6 +99,7 @@ _CHECKS: Final[dict[str, Callable[[bytes], Any]]] = {
     method: msgspec.json.Decoder(kind).decode for method, kind in _KINDS.items()
 }
 _decode_request = msgspec.json.Decoder(_Request).decode
+_decode_answer = msgspec.json.Decoder(_Answer).decode
 
 
 def find_fault(body: bytes) -> Fault | None:
@@ -100,7 +112,17 @@ def find_fault(body: bytes) -> Fault | None:
         if check is not None and answers is not None:
             check(body)
     except msgspec.ValidationError as error:
+        if answers is None and _is_answer(body):
+            return None
         return Fault(to_invalid_request(str(error)), answers)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return None
+
+
+def _is_answer(body: bytes) -> bool:
+    try:
+        found = _decode_answer(body)
+    except msgspec.ValidationError:
+        return False
+    return found.result is not None or found.error is not None

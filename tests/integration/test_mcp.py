@@ -501,6 +501,8 @@ async def test_what_is_no_message_is_refused_in_our_words(
     told = {"accept": ACCEPTED, "content-type": "application/json"}
     async with served.http(await served.key()) as client:
         answer = await client.post("/mcp", content=body, headers=told)
+        ignored = '{"jsonrpc":"2.0","id":1,"result":{}}'
+        assert (await client.post("/mcp", content=ignored, headers=told)).status_code == 202
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], answer.json()["id"]) == (400, -32600, None)
     assert error["data"].get("param") == field

@@ -1,10 +1,14 @@
 """What a request says about a server's tool besides its arguments: CallTool.options, by tool."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from schemas.filters import Filter
+
+PYTHON: Final = "python_exec"  # the tool that runs code
+MAX_FILES: Final = 20  # that code gets, and that it may make
+MAX_FILES_BYTES: Final = 24 << 20  # of them together
 
 
 class SearchFilters(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -41,7 +45,13 @@ class InputFile(msgspec.Struct, frozen=True):
 class PythonOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of `python_exec`."""
 
-    files: Annotated[list[InputFile], msgspec.Meta(max_length=20)] = []
+    files: Annotated[list[InputFile], msgspec.Meta(max_length=MAX_FILES)] = []
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a file in a folder can be named so."""
+    plain = name.isprintable() and "/" not in name and name not in (".", "..")
+    return plain and 0 < len(name.encode()) <= 255
 
 
 class RankingOptions(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -130,6 +130,11 @@ REQUIREMENTS: dict[str, Requirement] = {
     "responses.code_interpreter": R(
         "files that code makes are cited, and can be read by their owner only", OPENAI
     ),
+    "responses.code_files": R(
+        "code finds the files that earlier code of its chain or conversation has made, and those "
+        "that were sent",
+        OPENAI,
+    ),
     "responses.truncation": R(
         "an input that is too long is refused, or with truncation auto loses its oldest items",
         OPENAI,

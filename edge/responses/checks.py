@@ -7,8 +7,10 @@ import msgspec
 
 from schemas.api.history import answers, call_ids
 from schemas.api.items import Item
+from schemas.api.response_tools import CodeInterpreterTool, Container, Tool
 from schemas.errors import InvalidRequest
 from schemas.responses.chat import called_in
+from schemas.responses.files import decode_file
 from schemas.responses.prepared import calls_of
 
 _decode_messages = msgspec.json.Decoder(list[dict[str, Any]]).decode
@@ -66,8 +68,36 @@ def _require_readable(part: Any, param: str) -> None:
             f"'{param}.image_url' is required: this server keeps no files for models",
             param=f"{param}.image_url",
         )
-    if kind == "input_file" and not (part.get("file_data") or part.get("file_id")):
+    if kind != "input_file":
+        return
+    if not (part.get("file_data") or part.get("file_id")):
         raise InvalidRequest(
             f"'{param}.file_data' is required: this server fetches no files for models",
             param=f"{param}.file_data",
         )
+    try:
+        decode_file(part.get("file_data") or "")
+    except ValueError:
+        raise InvalidRequest(
+            f"'{param}.file_data' is base64, alone or in a data URL", param=f"{param}.file_data"
+        ) from None
+
+
+def require_containers(tools: Sequence[Tool]) -> None:
+    """Refuse what code can't be given. Raises InvalidRequest naming the field."""
+    for number, tool in enumerate(tools):
+        container = tool.container if isinstance(tool, CodeInterpreterTool) else None
+        if not isinstance(container, Container):
+            continue
+        param = f"tools[{number}].container"
+        if container.file_ids:
+            raise InvalidRequest(
+                f"'{param}.file_ids': files come as input_file, or with the response whose code "
+                "made them",
+                param=f"{param}.file_ids",
+            )
+        if container.memory_limit is not None:
+            raise InvalidRequest(
+                f"'{param}.memory_limit': how much memory code has is the operator's setting",
+                param=f"{param}.memory_limit",
+            )

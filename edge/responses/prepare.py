@@ -13,10 +13,11 @@ from schemas.api import responses as api
 from schemas.api.fields import require_stream
 from schemas.api.items import MAX_ITEMS_BYTES, Item
 from schemas.api.needs import needs_of_response
-from schemas.api.response_tools import FunctionTool, McpTool
+from schemas.api.response_tools import CodeInterpreterTool, FunctionTool, McpTool
 from schemas.commands import encode
 from schemas.errors import InvalidRequest
 from schemas.responses.chat import to_function, to_history
+from schemas.responses.files import told_in_words
 from schemas.responses.prepared import decode_prepared
 from schemas.sealing import is_sealed, seal
 
@@ -152,4 +153,7 @@ def _needs_of(resolved: Resolved) -> dict[str, str]:
 def _to_chat(resolved: Resolved) -> dict[str, Any]:
     """What a model would be asked in the first step, without tools."""
     prepared = decode_prepared(resolved.to_body(in_words=False))
-    return {"model": prepared.model, "messages": to_history(prepared, resolved.items)}
+    messages = to_history(prepared, resolved.items)
+    if any(isinstance(tool, CodeInterpreterTool) for tool in resolved.request.to_tools()):
+        messages = told_in_words(messages)
+    return {"model": prepared.model, "messages": messages}

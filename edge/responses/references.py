@@ -10,14 +10,22 @@ from typing import Any, Final
 import msgspec
 
 from edge.prompts import render
-from edge.responses.checks import require_asked, require_known_calls, require_readable
+from edge.responses.checks import (
+    require_asked,
+    require_containers,
+    require_known_calls,
+    require_readable,
+)
 from edge.responses.compaction import to_words
 from edge.turns import to_used
 from schemas.api import responses as api
 from schemas.api.chat import ConversationRef
+from schemas.api.hosted import files_of
 from schemas.api.items import Item
+from schemas.api.response_tools import CodeInterpreterTool
 from schemas.commands import Sources, Turn, UsedHistory, UsedPrompt, encode
-from schemas.errors import InvalidRequest
+from schemas.errors import InvalidRequest, NotFound
+from schemas.objects import response_of
 from schemas.queries import AskStored, decode_answer
 from schemas.queries.conversations import AskContext, Context
 from schemas.queries.responses import AskResponseContext, ResponseContext
@@ -82,9 +90,11 @@ class References:
         used = used or _NOTHING
         await self._render(found, principal, used.prompt)
         _require_content(request)
+        require_containers(request.to_tools())
         await self._read_items(found, principal, known=before is not None)
         self._read_input(found)
         await self._read_conversation(found, principal, used.history)
+        await self._read_containers(found, principal)
         _require_something(found)
         require_asked(found.items, found.prepared.context)
         if not found.trimmed:  # else the call may be in what is left out
@@ -118,6 +128,7 @@ class References:
         context = decode_answer(answer, ResponseContext)
         if not known:
             prepared.context = _decode_items(encode(context.items))
+            prepared.files = files_of(prepared.context)
         prepared.referred = {
             name: msgspec.json.decode(item) for name, item in context.referred.items()
         }
@@ -149,11 +160,27 @@ class References:
         context = decode_answer(await self._ask("conversations", "context", question), Context)
         found.prepared.messages = context.messages
         found.prepared.context = _decode_items(encode(context.asked))
+        found.prepared.files = context.files
         found.prepared.instruction = context.instruction
         found.prepared.conversation = reference.id
         found.history = to_used(reference.id, context)
         found.trimmed, found.images = context.trimmed, context.images
         found.turn = Turn(reference.id, context.branch, context.head, context.project)
+
+    async def _read_containers(self, found: Resolved, principal: str) -> None:
+        """Find the files of a container that the request names: one of an earlier response."""
+        for number, tool in enumerate(found.request.to_tools()):
+            named = tool.container if isinstance(tool, CodeInterpreterTool) else None
+            if not isinstance(named, str):
+                continue
+            question = AskResponseContext(principal=principal, previous=response_of(named))
+            try:
+                answer = await self._ask("responses", "context", question)
+            except NotFound:
+                param = f"tools[{number}].container"
+                raise NotFound(f"'{param}': there is no container {named}", param=param) from None
+            items = _decode_items(encode(decode_answer(answer, ResponseContext).items))
+            found.prepared.files += files_of(items)
 
 
 def _require_content(request: api.ResponseRequest) -> None:

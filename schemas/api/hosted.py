@@ -2,12 +2,13 @@
 
 import hashlib
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from schemas.api.items import Item
+from schemas.tool_options import MAX_FILES
 
 HOSTED: Final = ("mcp_call", "web_search_call", "file_search_call", "code_interpreter_call")
 """The types of items of such calls."""
@@ -27,15 +28,25 @@ _ASKED: Final = {"web_search": "q", "file_search": "query", "code_interpreter": 
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
+class MadeFile(msgspec.Struct, frozen=True):
+    """A file that code has made. Where it lies follows from its ids and its owner."""
+
+    id: str
+    container: str
+    name: str
+    bytes: int
+
+
 class Told(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is known of a call that its item does not say.
 
     `step` is the model's that made it. `output` is what the model was told, where the item, shown
-    as its client wants it, has something else.
+    as its client wants it, has something else. `files` are those that code has made.
     """
 
     step: int = 0
     output: str | None = None
+    files: list[MadeFile] = []
 
 
 class HostedCall(NamedTuple):
@@ -97,10 +108,22 @@ def bounded(told: Mapping[str, Told], most: int = MAX_TOLD) -> dict[str, Told]:
     """As much of the newest outputs as fits into so many bytes, by their calls' items."""
     room, kept = min(most, MAX_TOLD), dict(told)
     for item, one in reversed(list(told.items())):
-        room -= len(msgspec.json.encode(one.output)) if one.output is not None else 0
+        room -= len(msgspec.json.encode(one)) if one.output is not None or one.files else 0
         if room < 0:
-            kept[item] = msgspec.structs.replace(one, output=None)
+            kept[item] = Told(one.step)
     return kept
+
+
+def files_of(items: Iterable[Item]) -> list[MadeFile]:
+    """The files that code has made, the newest of each name, those made last at the end."""
+    found: dict[str, MadeFile] = {}
+    for item in items:
+        told = item.get("told")
+        made = told.get("files") if isinstance(told, dict) else None
+        for file in msgspec.convert(made or [], list[MadeFile]):
+            found.pop(file.name, None)
+            found[file.name] = file
+    return list(found.values())[-MAX_FILES:]
 
 
 def _to_arguments(item: Item, kind: str) -> str:

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from schemas.api.hosted import MadeFile
 from schemas.api.lists import Paging
 from schemas.queries import Ask
 
@@ -87,7 +88,7 @@ class Context(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `messages` is a JSON array of chat messages: the newest whole turns of the branch, all of it
     unless `trimmed`, made of so many `items`. `head` is the position of its last item. `asked` are
-    questions for approval, as JSON, that wait for an answer.
+    questions for approval, as JSON, that wait for an answer; `files` those that code has made.
     """
 
     branch: str
@@ -99,3 +100,4 @@ class Context(msgspec.Struct, frozen=True, omit_defaults=True):
     images: bool = False
     trimmed: bool = False
     asked: list[msgspec.Raw] = []
+    files: list[MadeFile] = []

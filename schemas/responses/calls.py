@@ -4,9 +4,10 @@ from typing import Any, Final
 
 import msgspec
 
-from schemas.api.hosted import output_of
+from schemas.api.hosted import MadeFile, output_of
 from schemas.responses.output import Item, Output, Place
 from schemas.responses.story import Offer
+from schemas.tool_options import PYTHON
 from schemas.tools import ToolResult
 
 OWN_LABEL: Final = "jan"  # the server that this server's own tools are told to be of
@@ -138,6 +139,12 @@ class ToolCall:
         """What the model is told of it, unless its item, as it is shown, says the same."""
         assert self.place is not None
         return None if output_of(self.place.item) == result.output else result.output
+
+    def made(self, result: ToolResult) -> list[MadeFile]:
+        """The files that code after it will find, if it is code itself."""
+        if self.offer is None or self.offer.tool != PYTHON:
+            return []
+        return [MadeFile(one.id, one.container, one.name, one.bytes) for one in result.artifacts]
 
     def _begin(self) -> Place:
         item = _to_item(self)

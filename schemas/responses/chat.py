@@ -8,10 +8,12 @@ import msgspec
 from schemas.api.history import answers, to_messages
 from schemas.api.response_tools import Choice, FunctionTool
 from schemas.api.responses import JsonObjectFormat, JsonSchemaFormat
+from schemas.responses.files import told_in_words
 from schemas.responses.fold import ResponseFold
 from schemas.responses.output import Item
 from schemas.responses.prepared import PreparedRequest
 from schemas.responses.story import Offer
+from schemas.tool_options import PYTHON
 
 Message = dict[str, Any]
 
@@ -34,6 +36,9 @@ def to_chat(
     recorded = request.prepared.recorded
     earlier = recorded.said if recorded is not None else []
     history = without_oldest(to_history(request, items, fold.offers), fold.trimmed)
+    offers = list((fold.offers or {}).values())
+    if any(offer.tool == PYTHON for offer in offers):
+        history = told_in_words(history)
     messages = [*history, *earlier, *fold.to_messages()]
     if correction is not None:
         messages.append({"role": "user", "content": correction})
@@ -43,7 +48,6 @@ def to_chat(
             fields[name] = value
     fields |= _to_limits(request, fold)
     fields |= _to_format(request)
-    offers = list((fold.offers or {}).values())
     if offers and not last:
         fields |= _to_tools(request, offers, fold)
     return msgspec.json.encode(fields)

@@ -254,7 +254,7 @@ class ResponseFold:
             if call.item_id == item:
                 call.give_back(result, self._include)
                 self.results[item] = result
-                self.told[item] = Told(self.steps, call.unsaid(result))
+                self.told[item] = Told(self.steps, call.unsaid(result), call.made(result))
                 if not self.pending:
                     self._tell_results()
 

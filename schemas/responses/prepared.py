@@ -6,6 +6,7 @@ from typing import Final
 import msgspec
 
 from schemas.api.decoding import decoder
+from schemas.api.hosted import MadeFile
 from schemas.api.items import Item, id_prefix, to_item, to_message
 from schemas.api.responses import ResponseRequest
 from schemas.errors import InvalidRequest
@@ -21,8 +22,9 @@ class Prepared(msgspec.Struct, omit_defaults=True):
 
     `context` are the items of the responses before this one, `messages` a conversation's history as
     chat has it, `instruction` its project's. `referred` are the items that the input refers to, by
-    their ids. `in_words`: no deployment can be held to a JSON schema, so the model is told of it.
-    `recorded`: it is a replay, and tools are not called.
+    their ids. `files` are those that earlier code has made. `in_words`: no deployment can be held
+    to a JSON schema, so the model is told of it. `recorded`: it is a replay, and tools are not
+    called.
     """
 
     context: list[Item] = []
@@ -30,6 +32,7 @@ class Prepared(msgspec.Struct, omit_defaults=True):
     instruction: str | None = None
     conversation: str | None = None
     referred: dict[str, Item] = {}
+    files: list[MadeFile] = []
     in_words: bool = False
     recorded: Recorded | None = None
 

@@ -8,7 +8,8 @@ import msgspec
 from schemas.commands import RunInference, encode
 from schemas.responses.calls import ToolCall
 from schemas.responses.recorded import find_result
-from schemas.responses.story import Call, Called, Progressed, Returned
+from schemas.responses.story import Call, Called, Offer, Progressed, Returned
+from schemas.tool_options import PYTHON, PythonOptions
 from schemas.tools import ToolResult, Word, decode_tool_result
 from workers.responses.calls import (
     EDGE,
@@ -17,26 +18,21 @@ from workers.responses.calls import (
     find_refusal,
     job_message,
     to_call_job,
+    to_options,
 )
-from workers.responses.office import Asked
-from workers.responses.parts import SLACK, Mailbox, Parts, ended
-from workers.responses.settings import ResponsesSettings
+from workers.responses.folder import Folder
+from workers.responses.office import Asked, Office
+from workers.responses.parts import SLACK, Mailbox, ended
 from workers.responses.story import Story
 
 
 class Answering:
     """Has the calls of one response carried out."""
 
-    def __init__(
-        self,
-        parts: Parts,
-        settings: ResponsesSettings,
-        job: RunInference,
-        asked: Asked,
-        story: Story,
-    ) -> None:
-        self._parts = parts
-        self._settings = settings
+    def __init__(self, office: Office, job: RunInference, asked: Asked, story: Story) -> None:
+        self._parts = office.parts
+        self._settings = office.settings
+        self._folder = Folder(office.objects, job, asked)
         self._job = job
         self._asked = asked
         self._story = story
@@ -97,9 +93,19 @@ class Answering:
         """Put a call into the queue of its tool; one that is there already stays the only one."""
         offer = call.offer
         assert offer is not None
-        server = self._asked.servers.get(offer.label) if offer.kind == "mcp" else None
-        job = to_call_job(self._job, call, offer, server)
+        job = to_call_job(self._job, call, offer, await self._options_of(offer))
         await self._parts.have_done(*job_message(job, offer.queue), patient=self._job.background)
+
+    async def _options_of(self, offer: Offer) -> object:
+        """What a call's job says besides, where that is more than the offer's. Raises BusError."""
+        if offer.kind == "mcp" and offer.label in self._asked.servers:
+            return to_options(self._asked.servers[offer.label])
+        if offer.tool != PYTHON:
+            return None
+        # Calls at the same time don't see what each other make, whoever gives them out.
+        fold, one_by_one = self._story.fold, self._asked.request.parallel_tool_calls is False
+        told = [one for one in fold.told.values() if one_by_one or one.step < fold.steps]
+        return PythonOptions(await self._folder.files(told))
 
     def _find_recorded(self, call: ToolCall) -> ToolResult | None:
         """What a tool said in the response that this one repeats; None if it is no replay."""

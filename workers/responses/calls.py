@@ -31,9 +31,9 @@ def call_id_of(job: RunInference, call: ToolCall) -> str:
 
 
 def to_call_job(
-    job: RunInference, call: ToolCall, offer: Offer, server: McpTool | None = None
+    job: RunInference, call: ToolCall, offer: Offer, options: object = None
 ) -> CallTool:
-    """The job that has a call carried out; `server` is whose tool it is, if the request says it."""
+    """The job that has a call carried out; `options` are the call's own, else the offer's."""
     now = time.time()
     return CallTool(
         call_id=call_id_of(job, call),
@@ -45,7 +45,7 @@ def to_call_job(
         deadline=min(job.deadline, now + offer.timeout),
         request_id=job.request_id,
         parent=job.run_id,
-        options=offer.options if server is None else msgspec.Raw(encode(to_options(server))),
+        options=offer.options if options is None else msgspec.Raw(encode(options)),
         api_key=job.api_key,
         traceparent=job.traceparent,
         content=job.content,

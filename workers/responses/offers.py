@@ -22,7 +22,7 @@ from schemas.errors import InvalidRequest
 from schemas.responses.chat import to_function
 from schemas.responses.output import Item
 from schemas.responses.story import Offer
-from schemas.tool_options import McpHints
+from schemas.tool_options import PYTHON, McpHints
 from schemas.tool_options import McpTool as ServersTool
 from schemas.tools import Tool as ServerTool
 
@@ -32,7 +32,7 @@ _ClientsTool = FunctionTool | CustomTool
 _HOSTED: Final = {
     WebSearchTool: ("web_search", "web_search"),
     FileSearchTool: ("file_search", "file_search_query"),
-    CodeInterpreterTool: ("code_interpreter", "python_exec"),
+    CodeInterpreterTool: ("code_interpreter", PYTHON),
 }
 _FREE_TEXT: Final = {
     "type": "object",

@@ -63,7 +63,7 @@ class Response(LongRun):
             asked = await read_asked(office.objects, job)
             await open_response(office, job, asked, story, mailbox)
             steps = Steps(office, job, asked, story)
-            answering = Answering(office.parts, office.settings, job, asked, story)
+            answering = Answering(office, job, asked, story)
             fold, depth = story.fold, office.settings.response_depth
             while True:
                 if fold.step is not None:

@@ -21,13 +21,12 @@ import msgspec
 import psutil
 import structlog
 
+from schemas.tool_options import MAX_FILES, MAX_FILES_BYTES
 from workers.tools.settings import ToolsSettings
 
 logger = structlog.get_logger()
 
-MAX_FILES: Final = 20
 MAX_FILE: Final = 8 << 20
-MAX_FILES_BYTES: Final = 24 << 20
 OUTPUT_KEPT: Final = 64 * 1024  # bytes of stdout, and of stderr
 OUTPUT_MOST: Final = 1 << 20  # printed: who prints more is stopped
 

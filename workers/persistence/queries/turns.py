@@ -9,6 +9,7 @@ from sqlalchemy import Row, and_, case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas.api.history import has_images, to_messages, unanswered
+from schemas.api.hosted import files_of
 from schemas.api.items import Item, text_of
 from schemas.api.lists import encode_page
 from schemas.api.turns import ConversationMessage
@@ -55,6 +56,7 @@ async def get_context(connection: AsyncConnection, ask: AskContext) -> Context:
         images=has_images(items),
         trimmed=trimmed,
         asked=[msgspec.Raw(encode(item)) for item in unanswered(items)],
+        files=files_of(items),
     )
 
 

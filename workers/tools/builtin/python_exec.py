@@ -1,7 +1,6 @@
 """`python_exec`: runs Python in a sandbox; files go in and come out."""
 
 import mimetypes
-import re
 from typing import Annotated, Final
 
 import msgspec
@@ -9,13 +8,12 @@ from msgspec import Meta
 
 from schemas.errors import NotFound
 from schemas.objects import artifact_id
-from schemas.tool_options import McpHints, PythonOptions
+from schemas.tool_options import MAX_FILES_BYTES, McpHints, PythonOptions, is_file_name
 from schemas.tools import Artifact
 from workers.tools.outcome import Answer, Failed
-from workers.tools.sandbox import MAX_FILES_BYTES, Produced, Ran
+from workers.tools.sandbox import Produced, Ran
 from workers.tools.tool import Context, builtin
 
-_NAME: Final = re.compile(r"[\w()+,@ -][\w()+,@ .-]{0,199}")
 _CODES: Final = {"time": "timeout", "memory": "memory_limit", "output": "output_limit"}
 
 
@@ -53,31 +51,35 @@ class Execution(msgspec.Struct, frozen=True):
 
 
 async def run(asked: PythonExec, call: Context) -> Answer:
-    """Run the code with the request's files; keep what it made."""
-    files = await _files_in(call)
+    """Run the code beside the files that there are for it; keep what it made."""
+    files, missing = await _files_in(call)
     ran = await call.means.sandbox.run(asked.code, files)
     artifacts = [await _keep(call, number, file) for number, file in enumerate(ran.files)]
-    answer = _to_answer(ran, artifacts)
+    answer = _to_answer(ran, artifacts, missing)
     if ran.stopped:
         kind, _, reason = ran.stopped.partition(": ")
         raise Failed(_CODES[kind], f"The code was stopped: {reason}.", answer=answer)
     return answer
 
 
-async def _files_in(call: Context) -> list[Produced]:
-    found = []
+async def _files_in(call: Context) -> tuple[list[Produced], list[str]]:
+    """The files that the code gets, and the names of those that are no longer kept."""
+    found: list[Produced] = []
+    missing: list[str] = []
     for file in call.options(PythonOptions).files:
-        if not _NAME.fullmatch(file.name):
+        if not is_file_name(file.name):
             raise Failed("invalid_options", f"A file can't be named {file.name[:100]!r}.")
         try:
             found.append(Produced(file.name, await call.means.objects.get(file.reference)))
-        except (NotFound, ValueError):
-            raise Failed("invalid_options", f"The file {file.name} is not there.") from None
+        except NotFound:
+            missing.append(file.name)
+        except ValueError:
+            raise Failed("invalid_options", f"Nothing can lie at {file.reference!r}.") from None
         if sum(len(one.data) for one in found) > MAX_FILES_BYTES:
             raise Failed(
                 "too_large", f"The files are larger than {MAX_FILES_BYTES} bytes together."
             )
-    return found
+    return found, missing
 
 
 async def _keep(call: Context, number: int, file: Produced) -> Artifact:
@@ -95,7 +97,7 @@ async def _keep(call: Context, number: int, file: Produced) -> Artifact:
     )
 
 
-def _to_answer(ran: Ran, artifacts: list[Artifact]) -> Answer:
+def _to_answer(ran: Ran, artifacts: list[Artifact], missing: list[str]) -> Answer:
     parts = [ran.stdout.rstrip("\n")]
     if ran.stderr:
         parts.append(f"[stderr]\n{ran.stderr.rstrip()}")
@@ -106,6 +108,8 @@ def _to_answer(ran: Ran, artifacts: list[Artifact]) -> Answer:
     if artifacts:
         named = ", ".join(f"{one.name} ({one.bytes} bytes)" for one in artifacts)
         parts.append(f"[Files made: {named}]")
+    if missing:
+        parts.append(f"[No longer kept, so not in the folder: {', '.join(missing)}]")
     if ran.left_out:
         parts.append(f"[{ran.left_out} more files are too many or too large, and were not kept.]")
     execution = Execution(
@@ -122,7 +126,7 @@ def _to_answer(ran: Ran, artifacts: list[Artifact]) -> Answer:
 TOOL = builtin(
     "python_exec",
     "Run Python 3 in a sandbox without network. Gives what it prints and the files that it writes "
-    "into its folder; nothing is kept from one call to the next.",
+    "into its folder. No variable is kept from one call to the next; files are, in a conversation.",
     PythonExec,
     run,
     title="Run Python",

@@ -49,8 +49,8 @@ class PythonOptions(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def is_file_name(name: str) -> bool:
-    """Whether a file in a folder can be named so."""
-    plain = name.isprintable() and "/" not in name and name not in (".", "..")
+    """Whether a file in a folder can be named so; hidden ones would not be seen."""
+    plain = name.isprintable() and "/" not in name and not name.startswith(".")
     return plain and 0 < len(name.encode()) <= 255
 
 

@@ -6,9 +6,14 @@ Fixtures live in the folder that uses them.
 import os
 
 import pytest
+from hypothesis import settings
 
 TIERS = ("unit", "engines", "integration", "acceptance", "faults", "bench")
 MOST = 8  # processes: each starts servers of its own
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("jan", settings.default, deadline=None)
+settings.load_profile("jan")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -13,10 +13,7 @@ import pytest
 from cli.launch import LaunchedServer
 from tests.support.server import openai_client, running_server
 
-pytestmark = [
-    pytest.mark.requirement("responses.code_files"),
-    pytest.mark.skipif(shutil.which("bwrap") is None, reason="code runs in a sandbox only"),
-]
+pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="code runs in a sandbox only")
 
 CUED: Final = """
 providers:
@@ -71,10 +68,12 @@ def with_file(text: str, **file: str) -> list[Any]:
     return [{"role": "user", "content": parts}]
 
 
+@pytest.mark.requirement("responses.code_files")
 def test_each_step_finds_what_the_one_before_has_made(client: openai.OpenAI) -> None:
     assert printed(respond(client, code(COUNT, rounds=3))) == ["count 1", "count 2", "count 3"]
 
 
+@pytest.mark.requirement("responses.code_files")
 def test_a_chain_goes_on_with_its_files(client: openai.OpenAI) -> None:
     first = respond(client, code(COUNT))
     second = respond(client, code(COUNT), previous_response_id=first.id)
@@ -83,12 +82,14 @@ def test_a_chain_goes_on_with_its_files(client: openai.OpenAI) -> None:
     assert printed(respond(client, code(COUNT))) == ["count 1"]
 
 
+@pytest.mark.requirement("responses.code_files")
 def test_a_conversation_goes_on_with_its_files(client: openai.OpenAI) -> None:
     conversation = client.conversations.create().id
     said = [respond(client, code(COUNT), conversation=conversation) for _ in range(2)]
     assert [printed(one) for one in said] == [["count 1"], ["count 2"]]
 
 
+@pytest.mark.requirement("responses.code_files")
 def test_a_container_is_gone_on_with_by_its_id(
     client: openai.OpenAI, coding: LaunchedServer
 ) -> None:
@@ -103,12 +104,14 @@ def test_a_container_is_gone_on_with_by_its_id(
     assert refused.value.param == "tools[0].container"
 
 
+@pytest.mark.requirement("responses.code_files")
 def test_what_was_sent_is_there_for_code_also_later(client: openai.OpenAI) -> None:
     first = respond(client, with_file(code(READ), filename="../data.csv", file_data=TABLE))
     second = respond(client, code(READ), previous_response_id=first.id)
     assert printed(first) == printed(second) == ["A,B\n1,2"]
 
 
+@pytest.mark.requirement("responses.code_files")
 def test_a_newer_file_takes_the_place_of_an_older_one(client: openai.OpenAI) -> None:
     write = "open('data.csv', 'w').write('x')"
     first = respond(client, with_file(code(write), filename="data.csv", file_data=TABLE))
@@ -118,6 +121,7 @@ def test_a_newer_file_takes_the_place_of_an_older_one(client: openai.OpenAI) -> 
     assert [printed(one) for one in (second, third)] == [["X"], ["A,B\n1,2"]]
 
 
+@pytest.mark.requirement("responses.code_files")
 @pytest.mark.parametrize(
     ("container", "data", "param"),
     [

@@ -118,6 +118,15 @@ def decode(message: bytes) -> Frame:
     )
 
 
+def is_last(message: bytes) -> bool:
+    """Whether a message may be the commit of a run, or comes after that."""
+    try:
+        frame = decode(message)
+    except ValueError:
+        return False
+    return frame.kind == END or bool(frame.flags & COMMIT)
+
+
 def sse(index: int, chunk: bytes) -> bytes:
     """Frame one chunk's JSON as the server-sent event with this index."""
     return b"id: %d\ndata: %b\n\n" % (index, chunk)

@@ -14,6 +14,7 @@ from schemas.responses.texts import Citations, Text
 _REASONING: Final = ("reasoning_text", "summary_text")
 _MOST_CALLS: Final = 128  # of one step; what a model calls beyond them is not heard
 _LONGEST: Final = 128  # characters of a call's id and name, as in what clients send
+_NAMELESS: Final = "unknown"
 
 
 class _Function(msgspec.Struct):
@@ -81,6 +82,7 @@ class Speech:
         self._thought = _REASONING[summarised]
         self._text: Text | None = None
         self._by_index: dict[int, tuple[Any, ToolCall]] = {}  # with the id that the model gave
+        self._nameless: dict[int, list[_Call]] = {}  # pieces of calls whose name has not come
 
     def hear(self, chunk: bytes) -> None:
         """Take the next chunk. What is no chunk of OpenAI's form says nothing."""
@@ -94,6 +96,9 @@ class Speech:
 
     def close(self, *, whole: bool) -> None:
         """The step has ended; `whole`: not in the middle of something."""
+        if whole:
+            for pieces in list(self._nameless.values()):
+                self._call(_named(pieces[-1]))
         self._close_text("completed" if whole else "incomplete")
         for call in self.calls:
             call.close(whole=whole)
@@ -147,16 +152,19 @@ class Speech:
         told, index = piece.function or piece.custom, piece.index or 0
         known = self._by_index.get(index)
         is_new = known is None or (piece.id and piece.id != known[0])
+        before: list[_Call] = []
         if is_new and told is not None and told.name:
-            known = self._begin_call(piece.id, told.name)
+            before = self._nameless.pop(index, before)
+            given = [one.id for one in (piece, *before) if one.id]
+            known = self._begin_call(given[0] if given else None, told.name)
+        elif known is None and told is not None:
+            self._nameless.setdefault(index, []).append(piece)
         if known is None:
             return
         self._by_index[index] = known
-        arguments = piece.function.arguments if piece.function is not None else None
-        if piece.custom is not None and piece.custom.input:
-            arguments = piece.custom.input
-        if arguments:
-            known[1].add(_to_text(arguments))
+        for one in (*before, piece):
+            if arguments := _to_arguments(one):
+                known[1].add(_to_text(arguments))
 
     def _begin_call(self, given: Any, name: str) -> tuple[Any, ToolCall] | None:
         if len(self.calls) >= _MOST_CALLS:
@@ -170,6 +178,17 @@ class Speech:
         call = ToolCall(self._output, chat_id, name[:_LONGEST], self._offers.get(name))
         self.calls.append(call)
         return given, call
+
+
+def _named(piece: _Call) -> _Call:
+    """The end of a call that was never given a name."""
+    return _Call(piece.index, piece.id, _Function(_NAMELESS))
+
+
+def _to_arguments(piece: _Call) -> Any:
+    if piece.custom is not None and piece.custom.input:
+        return piece.custom.input
+    return piece.function.arguments if piece.function is not None else None
 
 
 def _to_text(arguments: Any) -> str:

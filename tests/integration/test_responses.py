@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest_asyncio
 
-from tests.support.inference import running_worker, simulated
+from bus import open_bus
+from schemas.errors import InternalError
+from schemas.frames import Commit
+from tests.support.inference import EDGE, running_worker, simulated
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.responses import Client, open_client, serving
 from tests.support.tools import Said, running_tools, scripted
+from workers.responses.parts import open_parts
 from workers.tools.outcome import Answer
 from workers.tools.tool import Context, ServerTool
 
@@ -269,6 +273,23 @@ async def test_a_function_of_the_clients_ends_the_response(
     assert [item["type"] for item in told.response["output"]] == ["function_call", "mcp_call"]
     assert told.response["output"][0]["arguments"] == '{"a": 1}'
     assert calls == ["t"]  # what the server can answer it does
+
+
+async def test_a_step_whose_word_is_lost_is_found_by_a_look_at_its_frames(
+    server: NatsServer, client: Client
+) -> None:
+    async with serving(server), open_bus(server.url("responses"), name="looks") as bus:
+        run_id = await client.create("hello")  # no inference worker is there
+        begun = await client.until(run_id, lambda told: told.fold.step is not None)
+        assert begun.fold.step is not None
+        async with open_parts(bus, "nobody-hears") as parts:
+            step = begun.fold.step.run_id
+            assert not await parts.is_over(EDGE, step)
+            error = InternalError("it is broken")
+            await parts.end(EDGE, step, Commit(status="failed"), error.to_wire())
+            assert await parts.is_over(EDGE, step)
+        told = await client.until_ended(run_id)
+    assert told.response["error"]["message"] == "it is broken"
 
 
 async def test_another_worker_goes_on_without_repeating_a_step_or_a_call(

@@ -45,6 +45,21 @@ def test_bytes_that_are_no_frame_are_refused_or_taken_apart(message: bytes) -> N
     assert frames.PREFIX_SIZE + len(frame.data) + len(frame.trailer) == len(message)
 
 
+@pytest.mark.parametrize(
+    ("message", "last"),
+    [
+        (frames.encode(frames.FENCE), False),
+        (frames.encode(frames.DATA), False),
+        (frames.encode(frames.DATA, flags=frames.ERROR), False),
+        (frames.encode(frames.DATA, flags=frames.COMMIT), True),
+        (frames.encode(frames.END), True),
+        (b"no frame", False),
+    ],
+)
+def test_a_commit_and_an_end_are_the_last(message: bytes, last: bool) -> None:
+    assert frames.is_last(message) is last
+
+
 def test_another_version_is_refused() -> None:
     with pytest.raises(ValueError, match="version"):
         frames.decode(b"\x02" + frames.encode(frames.FENCE)[1:])

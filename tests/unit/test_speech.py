@@ -49,6 +49,34 @@ def test_calls_under_one_index_are_told_apart_by_their_ids() -> None:
     assert [found.arguments for found in speech.calls] == ['{"x":1}', "{}"]
 
 
+@pytest.mark.parametrize("name", [None, ""])
+def test_a_call_whose_name_never_comes_is_one_of_an_unknown_tool(name: str | None) -> None:
+    function = {"name": name, "arguments": '{"x":'}
+    rest = {"tool_calls": [{"index": 0, "function": {"arguments": "1}"}}]}
+    nameless = {"tool_calls": [{"index": 0, "id": "a", "function": function}]}
+    speech, output = speak({"content": "so"}, nameless, rest)
+    (found,) = speech.calls
+    assert (found.chat_id, found.name, found.arguments) == ("a", "unknown", '{"x":1}')
+    assert [item["type"] for item in output.items] == ["message", "mcp_call"]
+
+
+def test_arguments_that_come_before_their_name_are_kept() -> None:
+    early = {"tool_calls": [{"index": 0, "id": "a", "function": {"arguments": '{"x":'}}]}
+    named = {"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "1}"}}]}
+    speech, _ = speak(early, named)
+    (found,) = speech.calls
+    assert (found.chat_id, found.name, found.arguments) == ("a", "f", '{"x":1}')
+
+
+def test_a_call_without_a_name_that_was_cut_off_is_none() -> None:
+    output = Output(RUN, Events())
+    speech = Speech(output, {}, Citations([], [], []))
+    cut = {"tool_calls": [{"index": 0, "id": "a", "function": {"arguments": "{"}}]}
+    speech.hear(msgspec.json.encode({"choices": [{"index": 0, "delta": cut}]}))
+    speech.close(whole=False)
+    assert not output.items
+
+
 def test_arguments_that_are_no_text_become_one() -> None:
     speech, _ = speak(call("a", {"x": 1}))
     assert speech.calls[0].arguments == '{"x":1}'

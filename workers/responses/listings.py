@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import msgspec
 
-from bus import Bus
 from schemas import ids
 from schemas.api.response_tools import McpTool
 from schemas.commands import RunInference, encode
@@ -24,18 +23,19 @@ _MOST: Final = 1 << 20  # bytes of all lists of a response: they are told it, an
 class Listings:
     """Asks for the tools of the MCP servers that a response's request names."""
 
-    def __init__(self, bus: Bus, parts: Parts, mailbox: Mailbox, job: RunInference) -> None:
-        self._bus = bus
+    def __init__(self, parts: Parts, mailbox: Mailbox, job: RunInference) -> None:
         self._parts = parts
         self._mailbox = mailbox
         self._job = job
 
     async def of(self, servers: Sequence[McpTool]) -> list[Listing]:
-        """Ask all of them at once. One that does not answer has no tools, and an error."""
+        """Ask all of them at once. One that does not answer has no tools, and an error.
+
+        Raises QueueFull, BusError.
+        """
         calls = [self._to_call(tool, at) for at, tool in enumerate(servers)]
         for call in calls:
-            subject, job, msg_id = job_message(call, MCP_QUEUE)
-            await self._bus.store(subject, job, msg_id=msg_id)
+            await self._parts.have_done(*job_message(call, MCP_QUEUE), patient=self._job.background)
         until = time.time() + _SECONDS + 1.0
         found: dict[str, ToolResult] = {}
         while len(found) < len(calls) and time.time() < until:

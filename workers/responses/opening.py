@@ -46,7 +46,7 @@ async def _offer(
     if fold.begun is None:
         story.say(_to_begun(request, job))
     servers = list(asked.servers.values())
-    listings = Listings(office.desk.bus, office.parts, mailbox, job)
+    listings = Listings(office.parts, mailbox, job)
     listed = await _list(request, servers, listings) if servers else []
     for number, listing in enumerate(listed):
         if number >= len(fold.items):  # an earlier worker may have said some

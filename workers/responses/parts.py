@@ -121,6 +121,14 @@ class Parts:
             history.read(fold, stored.seq, stored.data)
         return history
 
+    async def is_over(self, edge: str, part: str) -> bool:
+        """Look whether a part has written its last: `read` reads all, which may be much.
+
+        Raises BusError.
+        """
+        last = await self._bus.last_message(subjects.TOKENS, subjects.frames(edge, part))
+        return last is not None and frames.is_last(last.data)
+
     def cancel(self, parts: Sequence[str], reason: str) -> None:
         """Ask for the end of parts, without waiting for it."""
         for part in parts:

@@ -53,22 +53,29 @@ class Steps:
 
         Raises the error that it ended with, unless it is to be tried again with less to read.
         """
-        until = self._job.deadline + SLACK
+        history = await self._until_committed(step, mailbox)
+        said = len(self._story.fold.items)
+        self._story.hear(history)
+        error = to_error(history)
+        if error is not None and not self._may_trim(error, said):
+            raise error
+        if error is not None:
+            self._story.say(Trimmed(max(1, 2 * self._story.fold.trimmed)))
+
+    async def _until_committed(self, step: Stepped, mailbox: Mailbox) -> History:
+        """Read a step once it has ended: by its word, or by a look at its last frame."""
+        edge, until = self._job.edge, self._job.deadline + SLACK
         while True:
             words = await mailbox.next(until)
+            late = not words and time.time() > until
             if words and step.run_id not in ended(words):
                 continue
-            history = await self._parts.read(self._job.edge, step.run_id)
-            if history.commit is None and time.time() > until:
-                raise InternalError("no worker has ended the step in time")
-            said = len(self._story.fold.items)
-            if self._story.hear(history):
-                error = to_error(history)
-                if error is not None and not self._may_trim(error, said):
-                    raise error
-                if error is not None:
-                    self._story.say(Trimmed(max(1, 2 * self._story.fold.trimmed)))
-                return
+            if words or late or await self._parts.is_over(edge, step.run_id):
+                history = await self._parts.read(edge, step.run_id)
+                if history.commit is not None:
+                    return history
+                if late:
+                    raise InternalError("no worker has ended the step in time")
 
     async def _carrying(self, step: RunInference, body: bytes) -> RunInference:
         """The step with its request in it, or with where a large one lies."""

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import httpx2
 import pytest
 
-from workers.runtime.guard import Blocked, Guard, guarded_client, is_public
+from schemas.outbound import Blocked, is_public
+from workers.runtime.guard import Guard, guarded_client
 
 HOSTILE = [
     "http://127.0.0.1/",

@@ -14,10 +14,10 @@ from prometheus_client import CollectorRegistry, Counter
 from bus import Bus
 from schemas import subjects
 from schemas.errors import BusError
+from schemas.outbound import Blocked
 from schemas.webhooks import SendWebhook, decode_send_webhook, secret_of, to_headers
 from workers.runtime import bury
 from workers.runtime.delivery import Delivery
-from workers.runtime.guard import Blocked
 from workers.runtime.pull import Pull, Queue, pull_jobs
 
 logger = structlog.get_logger()

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
-import structlog
 
 from bus import QUEUE_FULL, ObjectStore, ToolCatalogue
 from schemas import frames, ids, subjects
@@ -26,7 +25,6 @@ from schemas.errors import (
     InternalError,
     InvalidRequest,
     JanError,
-    NotFound,
     QueueFull,
 )
 from schemas.events import encode_run_accepted
@@ -51,12 +49,9 @@ from schemas.responses.story import (
     Stepped,
     Trimmed,
     encode_entry,
-    is_story,
-    result_of,
     step_id,
 )
 from schemas.tools import ToolResult, Word, decode_tool_result
-from schemas.webhooks import of_response
 from workers.responses.approvals import find_approvals
 from workers.responses.calls import (
     EDGE,
@@ -71,11 +66,10 @@ from workers.responses.listings import Listings
 from workers.responses.offers import Listing, Offers, is_own, to_listing
 from workers.responses.parts import Mailbox, Parts
 from workers.responses.settings import ResponsesSettings
+from workers.responses.webhooks import tell_webhook
 from workers.runtime.delivery import Delivery
 from workers.runtime.long_run import Ending, LongRun, RunDesk
 from workers.runtime.writer import Writer
-
-logger = structlog.get_logger()
 
 _SLACK: Final = 3.0  # seconds after its deadline in which a part's own word about it is awaited
 _WIND_UP: Final = 2.0  # seconds that a step has to end by itself when the response does
@@ -148,26 +142,8 @@ class Response(LongRun):
 
     async def follow_up(self, history: History) -> None:
         """Have its webhook sent, if it has one."""
-        told = self.job.background and self.job.replay_of is None and is_story(history.chunks)
-        result = result_of(history.chunks)[0] if told else None
-        if result is None:
-            return
-        try:
-            await self._read_request()
-        except NotFound:
-            logger.error("a request is gone: no webhook is sent", run_id=self.job.run_id)
-            return
-        url = self._request.webhook
-        if url is None:
-            return
-        response = msgspec.json.decode(result)
-        webhook = of_response(self.job.run_id, response, url, self.job.principal)
-        await self._bus.store(
-            subjects.tool_job("webhooks"),
-            encode(webhook),
-            msg_id=f"JOBS:webhook:{self.job.run_id}:0",
-            timeout=_STORE_SECONDS,
-        )
+        if self.job.webhook is not None:
+            await tell_webhook(self._bus, self.job, self.job.webhook, history)
 
     def _say(self, writer: Writer, entry: Entry) -> None:
         """Write an entry, and fold it."""
@@ -499,6 +475,7 @@ def to_step(job: RunInference, number: int) -> RunInference:
         request_ref=None,
         turn=None,
         store=False,
+        webhook=None,
     )
 
 

@@ -338,6 +338,9 @@ REQUIREMENTS: dict[str, Requirement] = {
     ),
     "faults.nats.killed": R("kill -9 of NATS: streams complete, text identical", SERVER),
     "faults.nats.stopped": R("without NATS requests get 503 within a second; it recovers", SERVER),
+    "faults.bus.closed": R(
+        "a process whose connection NATS ends for good ends too, and is started again", SERVER
+    ),
     "faults.postgres.stopped": R("without PostgreSQL chat goes on, /readyz says degraded", SERVER),
     "faults.stored.worker": R(
         "kill -9 of persistence workers: every write is done once or not at all, as answered",

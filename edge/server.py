@@ -129,8 +129,8 @@ async def serve(settings: EdgeSettings, *, on_ready: Callable[[int], None]) -> N
             if server.started:
                 await server.shutdown([listener])
             raise
-        if server.fault is not None:
-            raise server.fault
+    if server.fault is not None:
+        raise server.fault
 
 
 def open_socket(host: str, port: int) -> socket.socket:

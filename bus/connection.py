@@ -72,7 +72,7 @@ class Subscription:
 
     async def unsubscribe(self) -> None:
         """Stop receiving. Idempotent."""
-        if self._bus.reader.handlers.pop(self._sid, None) and not self._bus.nc.is_closed:
+        if self._bus.reader.handlers.pop(self._sid, None) and not self._bus.closed:
             with suppress(OSError):  # a server that is gone knows of no subscriptions
                 await self._inner.unsubscribe()
 
@@ -91,6 +91,7 @@ class Bus:
         self.connected_at = time.time()  # what was stored before may have been forgotten since
         self._on_reconnect: list[Callable[[], None]] = []
         self._on_disconnect: list[Callable[[], None]] = []
+        self._on_closed: list[Callable[[BusUnavailable], None]] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._swept = self._loop.time()
@@ -112,7 +113,7 @@ class Bus:
             self._sweeper.cancel()
         self._writer.flush()
         self._fail_replies()
-        if not self.nc.is_closed:
+        if not self.closed:
             await self.nc.close()
 
     @property
@@ -128,6 +129,20 @@ class Bus:
     def on_disconnect(self, callback: Callable[[], None]) -> None:
         """Call `callback` each time the connection is lost."""
         self._on_disconnect.append(callback)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection has ended for good: nats-py does not connect again."""
+        return bool(self.nc.is_closed)
+
+    def on_closed(self, callback: Callable[[BusUnavailable], None]) -> Callable[[], None]:
+        """Call `callback`, once, if the connection ends for good; call the result to stop that.
+
+        nats-py ends it at every error that the server tells, but for a stale connection and what
+        is not permitted. Who serves must start anew then: it hears nothing any more.
+        """
+        self._on_closed.append(callback)
+        return lambda: self._on_closed.remove(callback)
 
     async def subscribe(self, subject: str, on_message: OnMessage, queue: str = "") -> Subscription:
         """Receive messages by a plain function, called from the read itself."""
@@ -353,7 +368,10 @@ class Bus:
             self._replies.pop(number, None)
 
     def _sweep(self) -> None:
-        """Tell the requests whose time is over that no answer came."""
+        """Tell the requests whose time is over that no answer came; see that there is a bus."""
+        if self.closed:
+            self._tell_closed()
+            return
         now = self._loop.time()
         # After a pause of the whole process the answers may lie unread in the socket: read first.
         if now - self._swept < 2 * _SWEEP:
@@ -361,6 +379,13 @@ class Bus:
                 self._replies.pop(number)[1](None)
         self._swept = now
         self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
+
+    def _tell_closed(self) -> None:
+        # nats-py's own callback does not come if what was to be sent last can't be.
+        error = BusUnavailable(f"the bus has ended the connection: {self.nc.last_error}")
+        self._fail_replies()
+        for callback in list(self._on_closed):
+            callback(error)
 
     def _fail_replies(self) -> None:
         waiting, self._replies = self._replies, {}
@@ -379,7 +404,7 @@ class Bus:
         name = self.nc.options.get("name")
 
         async def disconnected() -> None:
-            if not self.nc.is_closed:
+            if not self.closed:
                 logger.warning("the bus is away", connection=name)
             self._writer.drop()
             self._fail_replies()

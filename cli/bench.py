@@ -18,7 +18,7 @@ import msgspec
 
 from cli.exits import Exit
 from cli.launch import LaunchedServer, NotReady, environment, launched
-from cli.measure import cpu, report
+from cli.measure import cpu, report, responses
 from cli.measure.scenarios import SCENARIOS, Row, Scenario, run, to_measures, to_row
 
 HELP = "measure the whole server against a fast upstream"
@@ -41,13 +41,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run only these, with N in flight: plain, stream, paced, stored, stored-plain, kept, "
         "steady or steady-stored",
     )
+    add(
+        "--responses",
+        action="store_true",
+        help="measure responses instead: beside chats, with tools, many in the background",
+    )
     add("--inference", default="1", metavar="N", help="how many inference workers")
 
 
 async def main(args: argparse.Namespace) -> int:
     """Run every load and print what it gave; 1 if a request failed or a token was lost."""
-    chosen = choose(args.only)
     seconds = args.seconds or (QUICK_SECONDS if args.quick else SECONDS)
+    if args.responses:
+        return await measure_responses(args, seconds)
+    chosen = choose(args.only)
     load_before = os.getloadavg()[0]
     with contextlib.ExitStack() as stack:
         upstream = stack.enter_context(running_upstream())
@@ -61,10 +68,30 @@ async def main(args: argparse.Namespace) -> int:
         rows = [await measure(one, server, upstream, key, seconds) for one in chosen]
     found = report.to_report(rows, load_before)
     if args.json:
-        print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        _print_json(found)
     else:
         report.print_report(found, sys.stdout)
     return int(any(row.server.failed or row.server.lost or row.server.doubled for row in rows))
+
+
+async def measure_responses(args: argparse.Namespace, seconds: float) -> int:
+    """Measure responses and print what they took; 1 if one failed."""
+    if args.only or args.inference != "1":
+        raise Exit("--responses goes with --seconds, --quick and --json only")
+    _say("responses")
+    try:
+        found = await responses.measure(seconds)
+    except NotReady as error:
+        raise Exit(str(error)) from None
+    if args.json:
+        _print_json(found)
+    else:
+        responses.print_figures(found, sys.stdout)
+    return int(found.failed)
+
+
+def _print_json(found: msgspec.Struct) -> None:
+    print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
 
 
 def choose(only: list[str] | None) -> list[Scenario]:

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import NamedTuple
 
 from cli.timeline import (
@@ -38,6 +39,13 @@ class Line(NamedTuple):
     run_id: str | None = None
 
 
+class Told(NamedTuple):
+    """One of several runs: what it is, and what it consists of."""
+
+    head: str
+    parts: Sequence[Line] = ()
+
+
 class Printer:
     """Writes facts to stdout; on a terminal with colours, and with a line that is still moving."""
 
@@ -64,18 +72,21 @@ class Printer:
         self._moving(story)
         sys.stdout.flush()
 
-    def show_all(self, head: Sequence[str], lines: Sequence[Line]) -> None:
-        """Print the facts of several runs under one heading."""
-        began = before = lines[0].fact.at
+    def show_all(self, head: str, runs: Sequence[Told], lines: Sequence[Line]) -> None:
+        """Print the facts of several runs, in their order, under one heading."""
+        self._began = before = lines[0].fact.at
         width = max(len(f"{line.tag}{line.fact.what}") for line in lines)
-        if not self.as_json:
-            print("\n".join([*head, ""]))
+        if self.as_json:
+            parts = [part for run in runs for part in run.parts]
+            lines = sorted([*lines, *parts], key=attrgetter("fact.at"))
+        else:
+            self._heads(head, runs)
         for line in lines:
             if self.as_json:
-                print(to_json(line.fact, line.run_id, began))
+                print(to_json(line.fact, line.run_id, self._began))
                 continue
             named = replace(line.fact, what=line.tag + line.fact.what)
-            told = to_line(named, began, before, width=width)
+            told = to_line(named, self._began, before, width=width)
             print(self._paint(_COLOURS.get(line.fact.what, ""), told))
             before = line.fact.at
         sys.stdout.flush()
@@ -94,12 +105,20 @@ class Printer:
         self._clear()
         print(self._paint(_COLOURS.get(fact.what, ""), line))
 
-    def _tree(self, parts: Sequence[Fact]) -> None:
+    def _heads(self, head: str, runs: Sequence[Told]) -> None:
+        """Print which runs there are, and what each consists of."""
+        print(head)
+        for run in runs:
+            print(run.head)
+            self._tree([part.fact for part in run.parts], "    ")
+        print()
+
+    def _tree(self, parts: Sequence[Fact], indent: str = "") -> None:
         """Print what a run consists of."""
         for number, part in enumerate(parts, start=1):
             branch = "└─" if number == len(parts) else "├─"
             since = show_time(part.at - self._began)
-            line = printable(f"{branch} {since:>11}  {part.what:<4}  {part.text}")
+            line = printable(f"{indent}{branch} {since:>11}  {part.what:<4}  {part.text}")
             print(self._paint(_COLOURS.get(part.fields["status"], ""), line))
 
     def _moving(self, story: Story) -> None:

@@ -1,13 +1,15 @@
 """What happened to several runs, and to what they belong to, in the order of time."""
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 
 from bus import Bus
 from cli.exits import Exit
-from cli.printer import Line, Printer
+from cli.loop import read_loop
+from cli.printer import Line, Printer, Told
 from cli.run_reader import Place, Reader, ask
 from cli.timeline import Fact, printable
 from schemas import subjects
@@ -42,22 +44,26 @@ async def tell_trace(bus: Bus, trace_id: str, printer: Printer) -> bool:
 async def _tell(
     bus: Bus, what: str, runs: Sequence[RunFacts], lines: list[Line], printer: Printer
 ) -> None:
-    head = [f"{what} · {_count(len(runs), 'run')}"]
+    head = f"{what} · {_count(len(runs), 'run')}"
     if len(runs) == _MOST_RUNS:
-        head[0] += ", the newest ones"
+        head += ", the newest ones"
+    told = []
     for number, run in enumerate(runs, start=1):
-        head.append(printable(f"#{number}  {run.run_id} · {run.kind} · {run.model} · {run.status}"))
-        lines += [Line(fact, f"#{number} ", run.run_id) for fact in await _read_run(bus, run)]
-    printer.show_all(head, sorted(lines, key=lambda line: line.fact.at))
+        facts, parts = await _read_run(bus, run)
+        named = printable(f"#{number}  {run.run_id} · {run.kind} · {run.model} · {run.status}")
+        told.append(Told(named, [Line(part, f"#{number} ", run.run_id) for part in parts]))
+        lines += [Line(fact, f"#{number} ", run.run_id) for fact in facts]
+    printer.show_all(head, told, sorted(lines, key=attrgetter("fact.at")))
 
 
-async def _read_run(bus: Bus, run: RunFacts) -> list[Fact]:
-    """All that is known of a run, in its own order."""
+async def _read_run(bus: Bus, run: RunFacts) -> tuple[list[Fact], list[Fact]]:
+    """All that is known of a run, in its own order; of a response, what it consists of too."""
     known = await _ask(bus, "runs", AskRun(run_id=run.run_id), RunEvents)
     first = next((one.seq for one in known.events if one.verb == "accepted"), 0)
     reader = Reader(bus, Place(run.run_id, first))
     facts = await reader.read()
-    return [*facts, *reader.story.flush(), *reader.story.from_the_end()]
+    facts += [*reader.story.flush(), *reader.story.from_the_end()]
+    return facts, await read_loop(bus, reader.story)
 
 
 async def _find_runs(bus: Bus, question: AskRuns) -> list[RunFacts]:

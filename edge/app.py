@@ -68,8 +68,10 @@ from edge.settings import EdgeSettings
 from edge.state import EdgeState
 from edge.stored import Positions, Stored
 from edge.tool_calls import CallOptions, ToolCalls, open_tool_calls
+from edge.webhooks import Webhooks
 from schemas import subjects
 from schemas.health import DEPLOYMENTS
+from schemas.outbound import Outbound
 
 _EXPOSED = (
     "x-request-id",
@@ -209,7 +211,9 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
             Positions(Bucket(bus, subjects.KV_POSITIONS), presence.has_peers),
             patience=settings.write_patience,
         )
-        references = References(kept.ask, settings.sealing_key.get_secret_value())
+        sealing_key = settings.sealing_key.get_secret_value()
+        references = References(kept.ask, sealing_key)
+        hooks = Webhooks(kept.ask, Outbound(settings.outbound_allow), sealing_key)
         catalogue_of_tools = await enter(open_tool_catalogue(bus))
         options = CallOptions(settings.name, settings.log_content)
         calls = await enter(open_tool_calls(ToolCalls(bus, inbox, catalogue_of_tools, options)))
@@ -223,7 +227,7 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
             "deployments": deployments,
             "runs": runs,
             "inbox": inbox,
-            "preparation": Preparation(runs, references),
+            "preparation": Preparation(runs, references, hooks),
             "responses": Lookup(bus, inbox, kept, settings.key_secret),
             "replays": Replays(
                 bus,
@@ -252,6 +256,7 @@ async def open_edge(settings: EdgeSettings, port: int) -> AsyncIterator[EdgeStat
             "metrics": metrics,
             "tools": catalogue_of_tools,
             "tool_calls": calls,
+            "webhooks": hooks,
             "mcp": endpoint,
         }
 

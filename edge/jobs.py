@@ -59,6 +59,7 @@ class Jobs:
             traceparent=caller.traceparent,
             turn=order.turn,
             store=order.store,
+            webhook=order.webhook,
             content="full" if order.turn or order.store else self._log_content,
         )
         own = await carrying(self._objects, job, order.body, request_name(run_id))

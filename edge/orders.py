@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from schemas.api.needs import Needs
-from schemas.commands import Kind, Turn, UsedHistory, UsedPrompt
+from schemas.commands import Kind, Turn, UsedHistory, UsedPrompt, Webhook
 
 
 class Into(NamedTuple):
@@ -39,6 +39,7 @@ class Order:
     turn: Turn | None = None
     store: bool = False
     background: bool = False
+    webhook: Webhook | None = None
     headers: tuple[tuple[bytes, bytes], ...] = ()  # of the answer
 
 

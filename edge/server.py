@@ -8,12 +8,16 @@ from contextlib import AsyncExitStack
 from types import FrameType
 from typing import Final
 
+import structlog
 import uvicorn
 
 from edge.app import create_app, open_edge
 from edge.protocol import KEEP_ALIVE, Protocol
 from edge.settings import EdgeSettings
 from edge.state import EdgeState
+from schemas.errors import BusUnavailable
+
+logger = structlog.get_logger()
 
 _CLOSE_TIME: Final = 0.3  # seconds in which clients must have taken what is left after the drain
 
@@ -32,10 +36,12 @@ class _Server(uvicorn.Server):
         self._open_state = open_state
         self._drain_timeout = drain_timeout
         self._on_ready = on_ready
+        self.fault: BusUnavailable | None = None  # why it stops, if nobody has told it to
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open what requests use, then listen. Raises what keeps the edge from starting."""
         self._state = await self._open_state()
+        self._state["bus"].on_closed(self._on_bus_closed)
         self.lifespan.state.update(self._state)
         await super().startup(sockets)
         # What was made until now stays: looking through it in each collection would delay tokens.
@@ -73,6 +79,12 @@ class _Server(uvicorn.Server):
         for connection in list(self.server_state.connections):
             connection.transport.abort()
 
+    def _on_bus_closed(self, error: BusUnavailable) -> None:
+        """Stop: whoever starts this process again gives it another connection."""
+        logger.error(error.message)
+        self.fault = error
+        self.should_exit = True
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Stop in order at the first signal, at once at the second."""
         if self.should_exit:
@@ -83,7 +95,8 @@ class _Server(uvicorn.Server):
 async def serve(settings: EdgeSettings, *, on_ready: Callable[[int], None]) -> None:
     """Serve until SIGTERM or SIGINT, or until cancelled, then drain. `on_ready` is told the port.
 
-    Raises OSError if the address can't be had, BusUnavailable if the bus can't.
+    Raises OSError if the address can't be had, BusUnavailable if the bus can't, or ends the
+    connection.
     """
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(open_socket(settings.host, settings.port))
@@ -116,6 +129,8 @@ async def serve(settings: EdgeSettings, *, on_ready: Callable[[int], None]) -> N
             if server.started:
                 await server.shutdown([listener])
             raise
+    if server.fault is not None:
+        raise server.fault
 
 
 def open_socket(host: str, port: int) -> socket.socket:

@@ -131,10 +131,16 @@ class EdgeSettings(BaseSettings):
         "load balancer.",
     )
 
+    outbound_allow: Annotated[list[str], NoDecode] = Field(
+        [],
+        description="Hosts (`name`, `name:port`) and networks, separated by commas, that webhooks "
+        "may go to although they are not on the public internet; the same as the tools worker's, "
+        "which sends them.",
+    )
     sealing_key: SecretStr = Field(
         SecretStr(""),
-        description="What secrets in jobs are sealed with (credentials of a request's MCP "
-        "servers); the same for all processes. `jan up` makes one.",
+        description="What secrets are sealed with (credentials of a request's MCP servers, secrets "
+        "of webhooks); the same for all processes. `jan up` makes one.",
     )
     api_key_secret: SecretStr = Field(
         SecretStr(""),
@@ -178,7 +184,9 @@ class EdgeSettings(BaseSettings):
         "them, and each may be 6 MiB.",
     )
 
-    @field_validator("cors_origins", "mcp_hosts", "authorization_servers", mode="before")
+    @field_validator(
+        "cors_origins", "mcp_hosts", "authorization_servers", "outbound_allow", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from edge.settings import EdgeSettings
     from edge.stored import Stored
     from edge.tool_calls import ToolCalls
+    from edge.webhooks import Webhooks
     from schemas.api.items import Item
 
 
@@ -56,6 +57,7 @@ class EdgeState(TypedDict):
     metrics: "Metrics"
     tools: "ToolCatalogue"
     tool_calls: "ToolCalls"
+    webhooks: "Webhooks"
     mcp: "Endpoint"
 
     request_id: NotRequired[str]

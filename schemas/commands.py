@@ -66,6 +66,16 @@ class Sources(msgspec.Struct, frozen=True, omit_defaults=True):
     history: UsedHistory | None = None
 
 
+class Webhook(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whom a run's end is told, and with which secret that is signed.
+
+    `secret` is sealed; empty: the one that follows from the principal.
+    """
+
+    url: str
+    secret: str = ""
+
+
 def digest_of(data: bytes) -> str:
     """What tells whether something is as it was."""
     return hashlib.sha256(data).hexdigest()
@@ -100,6 +110,7 @@ class RunInference(msgspec.Struct, frozen=True, omit_defaults=True):
     sources: Sources | None = None  # only in the log
     store: bool = False  # as a stored completion
     content: Content = "full"  # how much of what is said the log keeps
+    webhook: Webhook | None = None  # who is told of the end of a response in the background
     parent: str | None = None  # the response that it is a step of
     replay_of: str | None = None  # the run that this one repeats: nothing is stored of it
     v: int = 1

@@ -55,6 +55,7 @@ def to_job(
         turn=None,
         sources=None,
         store=False,
+        webhook=None,
         replay_of=command.run_id,
     )
 

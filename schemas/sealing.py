@@ -7,6 +7,7 @@ has the bus's files but not the key reads nothing.
 import base64
 import binascii
 import hashlib
+import hmac
 import os
 from typing import Final
 
@@ -17,6 +18,7 @@ PREFIX: Final = "sealed:"
 
 _NONCE = 12
 _PURPOSE: Final = b"jan sealing 1"
+_NAMING: Final = b"jan sealing nonces 1\0"
 
 
 class SealError(ValueError):
@@ -25,9 +27,15 @@ class SealError(ValueError):
 
 def seal(key: str, text: str) -> str:
     """Encrypt a text; twice the same gives two different ones. Raises SealError without a key."""
-    nonce = os.urandom(_NONCE)
-    sealed = nonce + _cipher(key).encrypt(nonce, text.encode(), _PURPOSE)
-    return PREFIX + base64.urlsafe_b64encode(sealed).decode().rstrip("=")
+    return _seal(key, text, os.urandom(_NONCE))
+
+
+def seal_same(key: str, text: str) -> str:
+    """Encrypt a text so that twice the same gives the same, as a repeated command must be.
+
+    The nonce follows from the text, so none is used for two texts. Raises SealError without a key.
+    """
+    return _seal(key, text, hmac.digest(key.encode(), _NAMING + text.encode(), "sha256")[:_NONCE])
 
 
 def unseal(key: str, sealed: str) -> str:
@@ -45,6 +53,11 @@ def unseal(key: str, sealed: str) -> str:
 def is_sealed(text: str) -> bool:
     """Whether a text is one that `seal` made."""
     return text.startswith(PREFIX)
+
+
+def _seal(key: str, text: str, nonce: bytes) -> str:
+    sealed = nonce + _cipher(key).encrypt(nonce, text.encode(), _PURPOSE)
+    return PREFIX + base64.urlsafe_b64encode(sealed).decode().rstrip("=")
 
 
 def _cipher(key: str) -> AESGCM:

@@ -217,12 +217,20 @@ class DeleteUser(msgspec.Struct, frozen=True, omit_defaults=True):
     keys: bool = False
 
 
+class WebhookChange(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What becomes of a project's webhook: what is unset stays. `secret` is sealed."""
+
+    url: str | UnsetType = UNSET
+    secret: str | UnsetType | None = UNSET
+
+
 class CreateProject(msgspec.Struct, frozen=True, omit_defaults=True):
     """`projects.create`."""
 
     name: str
     instruction: str | None = None
     is_favorite: bool = False
+    webhook: WebhookChange | None = None
 
 
 class UpdateProject(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -233,6 +241,7 @@ class UpdateProject(msgspec.Struct, frozen=True, omit_defaults=True):
     instruction: str | UnsetType | None = UNSET
     is_archived: bool | UnsetType = UNSET
     is_favorite: bool | UnsetType = UNSET
+    webhook: WebhookChange | UnsetType | None = UNSET
     version: int | None = None
 
 

@@ -120,6 +120,17 @@ REQUIREMENTS: dict[str, Requirement] = {
         "a webhook of a background response is signed and sent until it arrives",
         "Standard Webhooks",
     ),
+    "responses.webhooks.events": R("a webhook says how a background response has ended", OPENAI),
+    "responses.webhooks.project": R(
+        "a response in a project's conversation tells the project's webhook", SERVER
+    ),
+    "responses.webhooks.queue": R(
+        "a background response that ends before it began sends its webhook, once", SERVER
+    ),
+    "faults.webhooks": R("kill -9 of a worker: a webhook is still sent until it arrives", SERVER),
+    "responses.webhooks.guard": R(
+        "a webhook to where nobody may be sent is refused with the field's name", SERVER
+    ),
     "responses.approval": R(
         "a call of an MCP server's tool is made once the client has approved it, and once only",
         OPENAI,
@@ -238,6 +249,9 @@ REQUIREMENTS: dict[str, Requirement] = {
     "conversations.import": R("What was exported comes back the same but for its ids", SERVER),
     "projects.crud": R("projects are created, read, changed with If-Match and deleted", SERVER),
     "projects.names": R("a project's name is there once for each user, also in a race", SERVER),
+    "projects.webhook": R(
+        "a project's webhook is set, changed and taken away; its secret is told to nobody", SERVER
+    ),
     "projects.list": R("projects are listed page by page, archived or not, favourites", SERVER),
     "projects.conversations": R(
         "a deleted project's conversations stay, and belong to none", SERVER
@@ -338,6 +352,9 @@ REQUIREMENTS: dict[str, Requirement] = {
     ),
     "faults.nats.killed": R("kill -9 of NATS: streams complete, text identical", SERVER),
     "faults.nats.stopped": R("without NATS requests get 503 within a second; it recovers", SERVER),
+    "faults.bus.closed": R(
+        "a process whose connection NATS ends for good ends too, and is started again", SERVER
+    ),
     "faults.postgres.stopped": R("without PostgreSQL chat goes on, /readyz says degraded", SERVER),
     "faults.stored.worker": R(
         "kill -9 of persistence workers: every write is done once or not at all, as answered",

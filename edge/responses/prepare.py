@@ -9,12 +9,13 @@ from edge.orders import Order
 from edge.responses.compaction import INSTRUCTION
 from edge.responses.references import References, Resolved
 from edge.runs import Runs
+from edge.webhooks import Webhooks
 from schemas.api import responses as api
 from schemas.api.fields import require_stream
 from schemas.api.items import MAX_ITEMS_BYTES, Item
 from schemas.api.needs import needs_of_response
 from schemas.api.response_tools import CodeInterpreterTool, FunctionTool, McpTool
-from schemas.commands import encode
+from schemas.commands import Webhook, encode
 from schemas.errors import InvalidRequest
 from schemas.responses.chat import to_function, to_history
 from schemas.responses.files import told_in_words
@@ -29,9 +30,10 @@ _split_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 class Preparation:
     """Makes orders of requests."""
 
-    def __init__(self, runs: Runs, references: References) -> None:
+    def __init__(self, runs: Runs, references: References, webhooks: Webhooks) -> None:
         self._runs = runs
         self._references = references
+        self._webhooks = webhooks
 
     async def to_order(
         self, body: bytes, principal: str, *, stream: bool, before: list[Item] | None = None
@@ -66,6 +68,7 @@ class Preparation:
             turn=resolved.turn if request.kept else None,
             store=request.kept,
             background=bool(request.background),
+            webhook=await self._find_webhook(resolved, principal),
         )
 
     async def to_count(self, body: bytes, principal: str) -> Order:
@@ -94,6 +97,13 @@ class Preparation:
             needs=_needs_of(resolved),
         )
         return order, resolved.items
+
+    async def _find_webhook(self, resolved: Resolved, principal: str) -> Webhook | None:
+        """Whom its end is told, if it is in the background. Raises InvalidRequest, Unavailable."""
+        if not resolved.request.background:
+            return None
+        project = resolved.turn.project if resolved.turn is not None else None
+        return await self._webhooks.find(resolved.request.webhook, principal, project)
 
     def _without_secrets(self, body: bytes) -> bytes:
         """The request with the secrets of its MCP servers sealed."""

@@ -15,6 +15,7 @@ from edge.requests import (
     read_version,
     stored_of,
 )
+from edge.state import state_of
 from schemas import writes
 from schemas.api import projects as api
 from schemas.queries.projects import AskProject, AskProjects
@@ -26,7 +27,9 @@ async def create_project(request: Request) -> Response:
     """POST /v1/projects."""
     stored, caller = stored_of(request)
     given = await read_body(request, api.decode_create)
-    body = writes.CreateProject(given.name, given.instruction, given.is_favorite)
+    hooks = state_of(request.scope)["webhooks"]
+    webhook = hooks.to_change(given.webhook) if given.webhook is not None else None
+    body = writes.CreateProject(given.name, given.instruction, given.is_favorite, webhook)
     return answer_versioned(await stored.command(NOUN, "create", caller, body), status=201)
 
 
@@ -56,12 +59,14 @@ async def update_project(request: Request) -> Response:
     """
     stored, caller = stored_of(request)
     given = await read_body(request, api.decode_update)
+    hooks, changed = state_of(request.scope)["webhooks"], given.webhook
     body = writes.UpdateProject(
         id=request.path_params["id"],
         name=given.name,
         instruction=given.instruction,
         is_archived=given.is_archived,
         is_favorite=given.is_favorite,
+        webhook=hooks.to_change(changed) if isinstance(changed, api.ChangeWebhook) else changed,
         version=read_version(request),
     )
     return answer_versioned(await stored.command(NOUN, "update", caller, body))

@@ -7,13 +7,12 @@ from starlette.routing import BaseRoute, Route
 
 from edge.generation import to_caller
 from edge.state import state_of
-from schemas.webhooks import secret_of
 
 
 async def retrieve_secret(request: Request) -> Response:
     """GET /v1/webhooks/secret: the caller's own, for `client.webhooks.unwrap`."""
-    key = state_of(request.scope)["settings"].sealing_key.get_secret_value()
-    secret = secret_of(key, to_caller(request.scope).principal)
+    principal = to_caller(request.scope).principal
+    secret = state_of(request.scope)["webhooks"].secret_of(principal)
     told = {"object": "webhook.secret", "secret": secret}
     headers = {"cache-control": "no-store"}
     return Response(msgspec.json.encode(told), headers=headers, media_type="application/json")

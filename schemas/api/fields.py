@@ -12,6 +12,7 @@ Metadata = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
     Meta(max_length=16),
 ]
+WebhookUrl = Annotated[str, Meta(max_length=2048, pattern=r"^https?://")]
 LogitBias = dict[str, Annotated[float, Meta(ge=-100, le=100)]]
 Temperature = Annotated[float, Meta(ge=0, le=2)]
 Probability = Annotated[float, Meta(ge=0, le=1)]

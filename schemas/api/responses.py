@@ -11,7 +11,15 @@ from msgspec import Meta, Struct
 
 from schemas.api.chat import ConversationRef, PromptReference
 from schemas.api.decoding import decoder
-from schemas.api.fields import Metadata, ModelId, Penalty, Probability, StreamOptions, Temperature
+from schemas.api.fields import (
+    Metadata,
+    ModelId,
+    Penalty,
+    Probability,
+    StreamOptions,
+    Temperature,
+    WebhookUrl,
+)
 from schemas.api.response_tools import Choice, Tool, to_choice, to_tools
 from schemas.errors import InvalidRequest
 from schemas.raw import OptionalRaw
@@ -99,7 +107,7 @@ class ResponseRequest(Struct):
     prompt_cache_retention: Literal["in-memory", "in_memory", "24h"] | None = None
     safety_identifier: Annotated[str, Meta(max_length=64)] | None = None
     user: Annotated[str, Meta(max_length=512)] | None = None
-    webhook: Annotated[str, Meta(max_length=2048, pattern=r"^https?://")] | None = None
+    webhook: WebhookUrl | None = None
 
     @property
     def kept(self) -> bool:

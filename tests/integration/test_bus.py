@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from bus import Ack, Bucket, Bus, Message, open_bus
+from edge.server import serve
 from schemas import subjects
 from schemas.errors import (
     BusError,
@@ -18,6 +20,8 @@ from schemas.errors import (
     NoResponders,
     WrongLastSequence,
 )
+from tests.support.bus_proxy import proxying
+from tests.support.edge import edge_settings
 from tests.support.nats import NatsServer, migrate, running_nats
 
 RUN = "run_01jd00000000000000000000aa"
@@ -261,3 +265,47 @@ async def test_a_message_that_is_too_large_fails_alone(inference: Bus) -> None:
         await inference.ask("anything", large + b"x")
     inference.publish("anything", large + b"x")
     assert (await inference.store(FRAMES, b"1", expect_last=0)).seq
+
+
+async def test_a_connection_that_the_server_ends_is_told_of_once(
+    server: NatsServer, inference: Bus
+) -> None:
+    told: list[BusUnavailable] = []
+    ended = asyncio.Event()
+
+    def on_closed(error: BusUnavailable) -> None:
+        told.append(error)
+        ended.set()
+
+    inference.on_closed(on_closed)
+    inference.on_closed(on_closed)()  # and stop that
+    inference.nc._transport.write(b"NONSENSE\r\n")
+    await until(ended)
+    assert inference.closed
+    with pytest.raises(BusTimeout):
+        await inference.store(FRAMES, b"1", timeout=1)
+    assert [error.message for error in told] == [
+        "the bus has ended the connection: nats: unknown protocol operation"
+    ]
+
+
+async def test_a_connection_that_we_close_is_told_to_nobody(server: NatsServer) -> None:
+    told: list[BusUnavailable] = []
+    async with open_bus(server.url("edge"), name="edge-1") as bus:
+        bus.on_closed(told.append)
+    assert bus.closed
+    assert told == []
+
+
+async def test_an_edge_that_the_bus_hangs_up_on_ends_with_that(
+    server: NatsServer, inference: Bus, tmp_path: Path
+) -> None:
+    with proxying(server.port) as proxy:
+        url = server.url("edge").replace(f":{server.port}", f":{proxy.port}")
+        settings = edge_settings(server, tmp_path).model_copy(update={"nats_url": SecretStr(url)})
+        port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        serving = asyncio.create_task(serve(settings, on_ready=port.set_result))
+        await asyncio.wait_for(port, 20)
+        proxy.garble("edge-1")
+        with pytest.raises(BusUnavailable, match="has ended the connection"):
+            await asyncio.wait_for(serving, 20)

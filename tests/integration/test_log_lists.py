@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import itertools
 import json
 import re
 import time
@@ -26,6 +27,7 @@ from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.persistence import running_worker
 from tests.support.postgres import PostgresServer
 from tests.support.runs import accepted, finished, new_run, refused, started, store
+from tests.support.stored_responses import call_of, step_of
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -226,6 +228,47 @@ async def test_a_trace_is_told_by_its_id_or_a_traceparent(place: Place, told: To
         facts = [json.loads(line) for line in told.look() if line.startswith("{")]
         assert {fact["run_id"] for fact in facts} == set(runs)
         told.lines.clear()
+
+
+@pytest.mark.requirement("log.response")
+async def test_each_response_of_several_runs_is_a_tree(
+    place: Place, nats: NatsServer, told: Told
+) -> None:
+    made = await place.write("create", CreateConversation(title="t"))
+    about = {"turn": Turn(made["id"], "MAIN"), "traceparent": TRACEPARENT}
+    chat = await place.run(**about)
+    run_id, at = new_run(), time.time()
+    begin = accepted(run_id, at=at, kind="response", **about)
+    parts = [step_of(run_id, 1, at=at), call_of(run_id, 1, at=at + 0.3)]
+    parts += [step_of(run_id, 2, at=at + 0.5)]
+    end = finished(run_id, at=at + 2, turn=about["turn"])
+    async with open_bus(nats.url("cli"), name="cli") as others:
+        facts = [begin, *itertools.chain.from_iterable(parts), end]
+        await store(place.edge, place.inference, facts, others=others)
+    await place.known(run_id, "completed")
+    last = await place.run(**about)
+
+    for given in (made["id"], TRACE):
+        told.lines.clear()
+        assert await show(given, as_json=False) == 0
+        first, second, *tree, third, blank = told.look()[1:8]
+        assert first.startswith(f"#1  {chat} · chat")
+        assert second.startswith(f"#2  {run_id} · response")
+        assert [line.split()[0] for line in tree] == ["├─", "├─", "└─"]
+        kinds = [re.search(r"s  (step|call)  ", line) for line in tree]
+        assert [kind and kind[1] for kind in kinds] == ["step", "call", "step"]
+        assert all(line.startswith("    ") for line in tree)
+        assert third.startswith(f"#3  {last} · chat")
+        assert not blank
+
+        told.lines.clear()
+        assert await show(given) == 0
+        lines = [json.loads(line) for line in told.look() if line.startswith("{")]
+        assert [fact["at"] for fact in lines] == sorted(fact["at"] for fact in lines)
+        found = [fact for fact in lines if fact["what"] in ("step", "call")]
+        assert [fact["what"] for fact in found] == ["step", "call", "step"]
+        assert {fact["run_id"] for fact in found} == {run_id}
+        assert found[0]["id"] == ids.derived_id("run_", run_id, 1)
 
 
 async def test_what_looks_like_a_trace_may_be_a_request(place: Place, told: Told) -> None:

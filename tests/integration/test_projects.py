@@ -78,6 +78,7 @@ async def test_a_project_is_created_read_changed_and_deleted(client: httpx.Async
         "instruction": "Answer in verse.",
         "is_favorite": False,
         "is_archived": False,
+        "webhook": None,
         "archived_at": None,
         "created_at": project["created_at"],
         "updated_at": project["created_at"],

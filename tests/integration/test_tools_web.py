@@ -8,11 +8,12 @@ from typing import Any
 import httpx2
 import pytest
 
+from schemas.outbound import Blocked
 from schemas.tools import ToolResult
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.tools import ToolDesk, open_tool_desk, running_tools
 from tests.support.web import Answering, Asked, Told, Web, answer, page, redirect, serving
-from workers.runtime.guard import Blocked, Guard, guarded_client
+from workers.runtime.guard import Guard, guarded_client
 
 ARTICLE = """<html><head><title>On tides</title></head><body><nav>Home | About</nav><article>
 <h1>On tides</h1><p>The sea rises and falls twice a day, as the moon pulls at it, and the sun does

@@ -10,7 +10,7 @@ import msgspec
 
 from bus import Bus, open_bus
 from schemas import frames, ids, subjects
-from schemas.commands import RunInference, Target, encode
+from schemas.commands import RunInference, Target, Webhook, encode
 from schemas.history import History
 from schemas.responses.fold import ResponseFold
 from tests.support import reading
@@ -47,24 +47,9 @@ class Client:
     bus: Bus
     observer: Bus
 
-    async def create(self, asked: str = "hello", /, *, deadline: float = 60.0, **body: Any) -> str:
+    async def create(self, asked: str = "hello", /, **given: Any) -> str:
         """Put a response into the queue; return its run's id."""
-        now = time.time()
-        job = RunInference(
-            run_id=ids.new_run_id(),
-            kind="response",
-            edge=EDGE,
-            principal="somebody",
-            model=MODEL,
-            targets=[Target(f"simulated/{MODEL}", "simulated")],
-            created=int(now),
-            deadline=now + deadline,
-            request_id="req_1",
-            stream=True,
-            background=bool(body.get("background")),
-            store=body.get("store", True),
-            request=msgspec.Raw(encode({"model": MODEL, "input": asked} | body)),
-        )
+        job = to_job(asked, **given)
         await self.send(job)
         return job.run_id
 
@@ -123,6 +108,29 @@ class Client:
         async for stored in self.observer.read_subject(subjects.TOKENS, anywhere):
             history.read(fold, stored.seq, stored.data)
         return history
+
+
+def to_job(
+    asked: str, /, *, deadline: float = 60.0, webhook: str | None = None, **body: Any
+) -> RunInference:
+    """A response's job as an edge makes it; it has `deadline` seconds."""
+    now = time.time()
+    return RunInference(
+        run_id=ids.new_run_id(),
+        kind="response",
+        edge=EDGE,
+        principal="somebody",
+        model=MODEL,
+        targets=[Target(f"simulated/{MODEL}", "simulated")],
+        created=int(now),
+        deadline=now + deadline,
+        request_id="req_1",
+        stream=True,
+        background=bool(body.get("background")),
+        store=body.get("store", True),
+        webhook=Webhook(webhook) if webhook is not None else None,
+        request=msgspec.Raw(encode({"model": MODEL, "input": asked} | body)),
+    )
 
 
 def to_events(told: bytes) -> list[dict[str, Any]]:

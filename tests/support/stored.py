@@ -23,12 +23,12 @@ class Stored:
     def __init__(self, nats: NatsServer, data: Path, url: str, stack: AsyncExitStack) -> None:
         self.data = data
         self.url = url
-        self._nats = nats
+        self.nats = nats
         self._stack = stack
 
     async def client(self, **headers: str) -> httpx.AsyncClient:
         """A client with a key of its own; its paths begin below /v1."""
-        key, _ = await store_key(self._nats)
+        key, _ = await store_key(self.nats)
         return await self.anybody(authorization=f"Bearer {key}", **headers)
 
     async def anybody(self, **headers: str) -> httpx.AsyncClient:

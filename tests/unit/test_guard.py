@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import httpx2
 import pytest
 
-from workers.runtime.guard import Blocked, Guard, guarded_client, is_public
+from schemas.outbound import Blocked, Outbound, is_public
+from workers.runtime.guard import Guard, guarded_client
 
 HOSTILE = [
     "http://127.0.0.1/",
@@ -104,6 +105,15 @@ async def test_a_hostile_url_is_not_reached(url: str) -> None:
         await ask(guard, url)
     if not isinstance(caught.value, Blocked):  # a name that nobody has
         assert "can't be found" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost/", "http://a.LOCALHOST./", "http://localhost.:8080/"]
+)
+def test_names_of_this_machine_are_known_without_asking(url: str) -> None:
+    with pytest.raises(Blocked):
+        Outbound().check(url)
+    assert Outbound(["127.0.0.1"]).check(url).host
 
 
 @pytest.mark.parametrize(

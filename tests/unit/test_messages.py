@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from schemas import catalogue, commands, events, health, keys, tools
+from schemas import catalogue, commands, events, health, keys, tools, webhooks
 
 SAMPLES = sorted((Path(__file__).parent / "messages").glob("*.json"))
-MODULES = (commands, events, catalogue, keys, health, tools)
+MODULES = (commands, events, catalogue, keys, health, tools, webhooks)
 PARTS = {
     "Target",
     "Attempt",
@@ -27,6 +27,7 @@ PARTS = {
     "Sources",
     "UsedPrompt",
     "UsedHistory",
+    "Webhook",
     "Citation",
     "Artifact",
     "ToolProblem",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from schemas.sealing import SealError, is_sealed, seal, unseal
+from schemas.sealing import SealError, is_sealed, seal, seal_same, unseal
 
 
 @pytest.mark.parametrize("text", ["", "Bearer abc", "ü" * 1000])
@@ -16,6 +16,13 @@ def test_a_sealed_text_says_nothing_of_its_secret() -> None:
     first, second = seal("key", "secret"), seal("key", "secret")
     assert first != second
     assert "secret" not in first
+
+
+def test_what_is_repeated_is_sealed_the_same_way_with_one_key() -> None:
+    sealed = seal_same("key", "secret")
+    assert sealed == seal_same("key", "secret")
+    assert sealed not in (seal_same("other", "secret"), seal_same("key", "other"))
+    assert unseal("key", sealed) == "secret"
 
 
 def test_another_key_opens_nothing() -> None:

@@ -99,6 +99,7 @@ def create_questions(bus: Bus) -> dict[str, Question | GatheredQuestion]:
         "shares.list": Question(AskShares, shares.list_shares),
         "shares.public": Question(AskPublicShare, shares.get_public),
         "projects.get": GatheredQuestion(AskProject, projects.get_projects),
+        "projects.webhook": Question(AskProject, projects.get_webhook),
         "projects.list": Question(AskProjects, projects.list_projects),
         "settings.get": Question(AskSettings, settings.get_settings),
         "prompts.get": Question(AskPrompt, prompts.get_prompt),

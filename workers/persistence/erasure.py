@@ -240,7 +240,7 @@ def to_content_free(verb: str, data: bytes) -> bytes | None:
     if verb == "accepted":
         event = decode_run_accepted(data)
         command = msgspec.structs.replace(
-            event.command, request=None, request_ref=None, sources=None
+            event.command, request=None, request_ref=None, sources=None, webhook=None
         )
         return encode_event(msgspec.structs.replace(event, command=command))
     if verb == "finished":

@@ -184,6 +184,8 @@ projects = Table(
     Column("instruction", Text),
     Column("is_favorite", Boolean, nullable=False),
     Column("is_archived", Boolean, nullable=False),
+    Column("webhook_url", Text),
+    Column("webhook_secret", Text),  # sealed
     Column("created_at", _At, nullable=False),
     Column("updated_at", _At, nullable=False),
     Column("archived_at", _At),

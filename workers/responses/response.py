@@ -13,17 +13,10 @@ Steps and calls are its parts (`parts.py`): runs of their own, whose ids follow 
 whoever goes on after a worker's death asks for the same parts again, which are there already.
 """
 
-from typing import Final
-
-import msgspec
-import structlog
-
-from schemas import subjects
-from schemas.commands import RunInference, decode_run_inference, encode
-from schemas.errors import InternalError, JanError, NotFound
+from schemas.commands import RunInference, decode_run_inference
+from schemas.errors import InternalError, JanError
 from schemas.history import History
-from schemas.responses.story import Judged, is_story, result_of
-from schemas.webhooks import of_response
+from schemas.responses.story import Judged
 from workers.responses.answering import Answering
 from workers.responses.ending import end_early, find_end, wind_up
 from workers.responses.formats import to_correction
@@ -32,13 +25,10 @@ from workers.responses.opening import open_response
 from workers.responses.room import has_room
 from workers.responses.steps import Steps
 from workers.responses.story import Story, recall
+from workers.responses.webhooks import tell_webhook
 from workers.runtime.delivery import Delivery
 from workers.runtime.long_run import Ending, LongRun
 from workers.runtime.writer import Writer
-
-logger = structlog.get_logger()
-
-_STORE_SECONDS: Final = 5.0
 
 
 class Response(LongRun):
@@ -93,26 +83,8 @@ class Response(LongRun):
 
     async def follow_up(self, history: History) -> None:
         """Have its webhook sent, if it has one."""
-        told = self.job.background and self.job.replay_of is None and is_story(history.chunks)
-        result = result_of(history.chunks)[0] if told else None
-        if result is None:
-            return
-        try:
-            asked = await read_asked(self._office.objects, self.job)
-        except NotFound:
-            logger.error("a request is gone: no webhook is sent", run_id=self.job.run_id)
-            return
-        url = asked.request.webhook
-        if url is None:
-            return
-        response = msgspec.json.decode(result)
-        webhook = of_response(self.job.run_id, response, url, self.job.principal)
-        await self._office.desk.bus.store(
-            subjects.tool_job("webhooks"),
-            encode(webhook),
-            msg_id=f"JOBS:webhook:{self.job.run_id}:0",
-            timeout=_STORE_SECONDS,
-        )
+        if self.job.webhook is not None:
+            await tell_webhook(self._office.desk.bus, self.job, self.job.webhook, history)
 
 
 def to_response(office: Office, delivery: Delivery) -> Response:

@@ -26,6 +26,7 @@ logger = structlog.get_logger()
 
 _PRESENCE_EVERY = 2.0  # seconds; readers take 6 s without a word for absence
 _CONNECT_TIMEOUT = 10.0
+_LEAVE_SECONDS = 2.0
 
 OnReady = Callable[[int], None]
 OnLoading = Callable[[str], None]
@@ -114,18 +115,29 @@ async def serve(
     *,
     on_loading: OnLoading = lambda _: None,
 ) -> None:
-    """Run a worker until SIGTERM or SIGINT, then drain it.
+    """Run a worker until SIGTERM or SIGINT, then drain it. Raises BusUnavailable.
+
+    If the bus ends the connection it leaves, without letting jobs end: nobody would hear of it.
 
     `on_ready` gets the port of /metrics once the work is open and the broker's subscribers run;
     until then `on_loading` hears every other second what the work says of its opening.
     """
     stack = AsyncExitStack()
     port = 0
+    leaving, fault = asyncio.timeout(None), None
+
+    def on_closed(error: BusUnavailable) -> None:
+        nonlocal fault
+        fault = error
+        logger.error(error.message)
+        app.exit()
+        leaving.reschedule(asyncio.get_running_loop().time() + _LEAVE_SECONDS)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         nonlocal port
         bus = await attach(await _connect(broker))
+        stack.callback(bus.on_closed(on_closed))
         try:
             registry = create_registry()
             port = await stack.enter_async_context(open_monitor(settings, registry, bus))
@@ -147,9 +159,15 @@ async def serve(
         on_shutdown=[stack.aclose],
     )
     try:
-        await app.run()
+        async with leaving:
+            await app.run()
     except nats.errors.Error as error:  # FastStream's goodbye to a server that is not there
         logger.warning("left without a goodbye", error=str(error))
+    except TimeoutError:
+        if not leaving.expired():
+            raise
+    if fault is not None:
+        raise fault
 
 
 async def _connect(broker: NatsBroker) -> Client:

@@ -79,7 +79,10 @@ class Heartbeat(Generic[RunT]):
         self._ticking = self._loop.call_later(_TICK, self._tick)
 
     def _run(self) -> None:
-        """The thread: it goes on until it is told to stop, whatever the bus does."""
+        """The thread: it goes on until it is told to stop, whatever the bus does.
+
+        If the bus ends the connection, it opens another one.
+        """
         while not self._stopping:
             try:
                 asyncio.run(self._beat_for_ever())
@@ -96,7 +99,7 @@ class Heartbeat(Generic[RunT]):
             bus.on_reconnect(wake.set)
             self._beat_now = partial(_call, loop, wake.set)
             try:
-                while not self._stopping:
+                while not self._stopping and not bus.closed:
                     self._beat(bus)
                     await _wait(wake, self._ack_wait / _BEATS_PER_WAIT)
             finally:

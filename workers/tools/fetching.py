@@ -9,7 +9,8 @@ from urllib.robotparser import RobotFileParser
 
 import httpx2
 
-from workers.runtime.guard import Blocked, Guard
+from schemas.outbound import Blocked
+from workers.runtime.guard import Guard
 from workers.tools.outcome import Failed
 
 AGENT: Final = "jan-server"

@@ -141,8 +141,8 @@ class ToolsSettings(WorkerSettings):
     )
     sealing_key: SecretStr = Field(
         default=SecretStr(""),
-        description="What secrets in jobs are sealed with (credentials of a request's MCP "
-        "servers); the same for all processes. `jan up` makes one.",
+        description="What secrets are sealed with (credentials of a request's MCP servers, secrets "
+        "of webhooks); the same for all processes. `jan up` makes one.",
     )
 
     @field_validator("tools_queues", "outbound_allow", mode="before")

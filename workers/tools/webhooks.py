@@ -14,10 +14,11 @@ from prometheus_client import CollectorRegistry, Counter
 from bus import Bus
 from schemas import subjects
 from schemas.errors import BusError
+from schemas.outbound import Blocked
+from schemas.sealing import SealError, unseal
 from schemas.webhooks import SendWebhook, decode_send_webhook, secret_of, to_headers
 from workers.runtime import bury
 from workers.runtime.delivery import Delivery
-from workers.runtime.guard import Blocked
 from workers.runtime.pull import Pull, Queue, pull_jobs
 
 logger = structlog.get_logger()
@@ -27,7 +28,7 @@ SLOTS: Final = 32
 ACK_WAIT: Final = 30.0  # seconds: the consumer's; no heartbeats stretch it
 
 _SECONDS: Final = 15.0  # that a server has to answer
-_PAUSES: Final = (5, 30, 120, 600, 1800, 3600, 7200, 14400, 28800)  # seconds; a day in all
+_PAUSES: Final = (5, 30, 120, 600, 1800, 3600, 7200, 14400, 28800)  # seconds; 16 hours in all
 _GONE: Final = 410
 
 
@@ -78,7 +79,10 @@ class Webhooks:
     async def _send(self, webhook: SendWebhook) -> str | None:
         """Send it; say what was wrong. Nothing, if it arrived or nobody wants it any more."""
         body = bytes(webhook.body)
-        secret = secret_of(self._key, webhook.principal)
+        try:
+            secret = self._secret_of(webhook)
+        except SealError as error:
+            return f"can't be signed: {error}"
         headers = to_headers(secret, webhook.id, int(time.time()), body)
         headers |= {"content-type": "application/json", "user-agent": "jan-server"}
         try:
@@ -95,6 +99,12 @@ class Webhooks:
             logger.info("a webhook is not wanted any more", run_id=webhook.run_id)
             return None
         return None if 200 <= status < 300 else f"answered {status}"
+
+    def _secret_of(self, webhook: SendWebhook) -> str:
+        """What it is signed with. Raises SealError if that was sealed with another key."""
+        if webhook.secret:
+            return unseal(self._key, webhook.secret)
+        return secret_of(self._key, webhook.principal)
 
     async def _bury(self, delivery: Delivery, reason: str) -> None:
         """Keep it for people to look at."""

@@ -7,9 +7,9 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from schemas import ids, writes
-from schemas.api.projects import Project, ProjectDeleted
+from schemas.api.projects import Project, ProjectDeleted, Webhook
 from schemas.commands import Command, encode
-from schemas.errors import Conflict, NotFound
+from schemas.errors import Conflict, InvalidRequest, NotFound
 from workers.persistence.changes import Effect, Row, find
 from workers.persistence.locks import take_turn
 from workers.persistence.tables import projects
@@ -30,6 +30,7 @@ async def create(
         "instruction": body.instruction,
         "is_favorite": body.is_favorite,
         "is_archived": False,
+        **_to_webhook({}, body.webhook),
         "created_at": command.at,
         "updated_at": command.at,
         "archived_at": None,
@@ -41,7 +42,10 @@ async def create(
 async def update(
     connection: AsyncConnection, command: Command, body: writes.UpdateProject
 ) -> Effect:
-    """Change what is named. Conversations keep the instruction that they came in with."""
+    """Change what is named. Conversations keep the instruction that they came in with.
+
+    Raises NotFound, Conflict, InvalidRequest.
+    """
     if body.name is not msgspec.UNSET:
         await _require_free(connection, command.principal, body.name, but=body.id)
     row = await _lock(connection, command.principal, body.id)
@@ -57,6 +61,8 @@ async def update(
     if body.is_archived is not msgspec.UNSET and body.is_archived != row["is_archived"]:
         archived_at = command.at if body.is_archived else None
         row |= {"is_archived": body.is_archived, "archived_at": archived_at}
+    if body.webhook is not msgspec.UNSET:
+        row |= _to_webhook(row, body.webhook)
     _touch(row, command.at)
     return _to_effect("updated", row)
 
@@ -70,6 +76,7 @@ async def delete(
     """
     row = await _lock(connection, command.principal, body.id)
     row |= {"name": None, "instruction": None, "deleted_at": command.at}
+    row |= _to_webhook(row, None)
     _touch(row, command.at)
     answer = encode(ProjectDeleted(id=body.id))
     return Effect(NOUN, "deleted", body.id, {"projects": [row]}, answer)
@@ -84,11 +91,34 @@ def to_project(row: Row) -> Project:
         instruction=row["instruction"],
         is_favorite=row["is_favorite"],
         is_archived=row["is_archived"],
+        webhook=_to_told(row),
         archived_at=int(archived_at) if archived_at is not None else None,
         created_at=int(row["created_at"]),
         updated_at=int(row["updated_at"]),
         version=row["version"],
     )
+
+
+def _to_told(row: Row) -> Webhook | None:
+    if row["webhook_url"] is None:
+        return None
+    return Webhook(url=row["webhook_url"], has_secret=row["webhook_secret"] is not None)
+
+
+def _to_webhook(row: Row, change: writes.WebhookChange | None) -> Row:
+    """The columns of a project's webhook after a change. Raises InvalidRequest."""
+    if change is None:
+        return {"webhook_url": None, "webhook_secret": None}
+    url, secret = row.get("webhook_url"), row.get("webhook_secret")
+    url = url if change.url is msgspec.UNSET else change.url
+    if url is None:
+        raise InvalidRequest(
+            "'webhook.url' is required", param="webhook.url", code="missing_required_parameter"
+        )
+    return {
+        "webhook_url": url,
+        "webhook_secret": secret if change.secret is msgspec.UNSET else change.secret,
+    }
 
 
 async def _require_free(

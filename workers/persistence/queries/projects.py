@@ -6,9 +6,9 @@ from typing import Any, Final
 from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from schemas.commands import encode
+from schemas.commands import Webhook, encode
 from schemas.errors import JanError, NotFound
-from schemas.queries.projects import AskProject, AskProjects
+from schemas.queries.projects import AskProject, AskProjects, ProjectWebhook
 from workers.persistence.changes import to_row
 from workers.persistence.commands.projects import to_project
 from workers.persistence.queries.asked import ASKED, find_asked, is_asked
@@ -30,6 +30,18 @@ async def get_projects(
         else NotFound(f"there is no project {ask.id}")
         for ask, row in zip(asks, rows, strict=True)
     ]
+
+
+async def get_webhook(connection: AsyncConnection, ask: AskProject) -> ProjectWebhook:
+    """Whom the principal's project tells of responses, with the sealed secret; perhaps nobody."""
+    table = projects.c
+    question = select(table.webhook_url, table.webhook_secret).where(
+        table.id == ask.id, table.principal == ask.principal, table.deleted_at.is_(None)
+    )
+    row = (await connection.execute(question)).first()
+    if row is None or row.webhook_url is None:
+        return ProjectWebhook()
+    return ProjectWebhook(Webhook(row.webhook_url, row.webhook_secret or ""))
 
 
 async def list_projects(connection: AsyncConnection, ask: AskProjects) -> bytes:

@@ -21,8 +21,9 @@ from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from pydantic import TypeAdapter, ValidationError
 
+from schemas.outbound import Blocked
 from schemas.tool_options import McpHints, McpTool
-from workers.runtime.guard import Blocked, Guard, GuardedTransport
+from workers.runtime.guard import Guard, GuardedTransport
 from workers.tools.outcome import Failed
 
 ResultT = TypeVar("ResultT")

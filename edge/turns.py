@@ -6,11 +6,12 @@ when the run has ended, by the worker that owns the database.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from edge.orders import Order
+from schemas.api.history import without_unanswered
 from schemas.api.items import MAX_ITEMS_BYTES
 from schemas.commands import Turn, UsedHistory, digest_of, encode
 from schemas.errors import InvalidRequest
@@ -28,7 +29,13 @@ class _Spoken(msgspec.Struct):
     role: str
 
 
+class _Answer(msgspec.Struct):
+    tool_call_id: str | None = None
+
+
 _decode_role = msgspec.json.Decoder(_Spoken).decode
+_decode_answer = msgspec.json.Decoder(_Answer).decode
+_decode_messages = msgspec.json.Decoder(list[dict[str, Any]]).decode
 
 
 async def in_conversation(order: Order, ask: AskStored, principal: str) -> Order:
@@ -89,11 +96,21 @@ def to_messages(context: Context, own: Sequence[msgspec.Raw]) -> bytes:
     instruction = []
     if context.instruction:
         instruction.append(encode({"role": "system", "content": context.instruction}))
-    history = bytes(context.messages)[1:-1]
+    history = _without_unanswered(bytes(context.messages), own)[1:-1]
     said = [part for part in (history, *map(bytes, own[first:])) if part]
     if not said:
         raise InvalidRequest("nobody has said anything in this conversation", param="messages")
     return b"[%b]" % b",".join([*instruction, *map(bytes, own[:first]), *said])
+
+
+def _without_unanswered(history: bytes, own: Sequence[msgspec.Raw]) -> bytes:
+    """A history without the calls that neither it nor the request's own messages answer."""
+    if b'"tool_calls"' not in history:
+        return history
+    said = _decode_messages(history)
+    answered = {message.get("tool_call_id") for message in said}
+    answered |= {_decode_answer(message).tool_call_id for message in own}
+    return encode(list(without_unanswered(said, answered)))
 
 
 def require_size(own: Sequence[msgspec.Raw]) -> None:

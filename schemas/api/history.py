@@ -1,6 +1,6 @@
 """A conversation's items as the messages of a chat, and a chat's messages and answer as items."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -42,7 +42,7 @@ def to_messages(
             case "function_call" | "custom_tool_call":
                 if _is_whole(item) and (item["call_id"] in answered or _is_last(known, number)):
                     called.add(item["call_id"])
-                    chat.add_call(item, _to_chat_call(item))
+                    chat.add_clients(item)
             case "function_call_output" | "custom_tool_call_output":
                 if item.get("call_id") in called:
                     chat.add_output(item)
@@ -67,6 +67,19 @@ def unanswered(items: Iterable[Item]) -> list[Item]:
     answered = {item.get("approval_request_id") for item in known if item["type"] in _ANSWERS}
     asked = [item for item in known if item["type"] == "mcp_approval_request"]
     return [item for item in asked if item["id"] not in answered]
+
+
+def without_unanswered(
+    messages: Iterable[Message], answered: Container[str | None]
+) -> Iterator[Message]:
+    """Leave out the calls that nobody answers: engines refuse them."""
+    for message in messages:
+        calls = [call for call in message.get("tool_calls") or () if call["id"] in answered]
+        rest = {name: value for name, value in message.items() if name != "tool_calls"}
+        if calls:
+            yield rest | {"tool_calls": calls}
+        elif rest["role"] != "assistant" or rest.get("content") or rest.get("refusal"):
+            yield rest
 
 
 def has_images(items: Iterable[Item]) -> bool:
@@ -155,21 +168,32 @@ class _Chat:
         self._messages: list[Message] = []
         self._shown: list[dict[str, Any]] = []
         self._open: Message | None = None  # the model's, that its next call belongs to
+        self._waiting: set[str] = set()  # calls in it that are not answered yet
         self._step: int | None = None  # of the last call in it, where that is known
 
     def add_message(self, item: Item) -> None:
         """Add what somebody said; the model's calls belong to what it says before them."""
         message = _to_message(item)
-        if message is not None:
-            self._show()
-            self._messages.append(message)
-            self._open = message if message["role"] == "assistant" else None
-            self._step = None
+        if message is None:
+            return
+        if message["role"] == "assistant" and self._open is not None and self._waiting:
+            _append(self._open, message)  # it was said after the calls, and before their answers
+            return
+        self._show()
+        self._messages.append(message)
+        self._open = message if message["role"] == "assistant" else None
+        self._step = None
+        self._waiting = set()
 
     def end_step(self) -> None:
         """The model begins anew: what it calls from now on, it calls after what it has called."""
-        if self._open is not None and "tool_calls" in self._open:
+        if self._open is not None and "tool_calls" in self._open and not self._waiting:
             self._open = None
+
+    def add_clients(self, item: Item) -> None:
+        """Add a call that the client answers."""
+        self.add_call(item, _to_chat_call(item))
+        self._waiting.add(item["call_id"])
 
     def add_call(self, item: Item, call: dict[str, Any]) -> None:
         """Add a call to the message that the model said it with."""
@@ -181,6 +205,7 @@ class _Chat:
             self._show()
             self._open = {"role": "assistant", "content": None}
             self._messages.append(self._open)
+            self._waiting = set()
         self._open.setdefault("tool_calls", []).append(call)
         self._step = step
 
@@ -205,6 +230,7 @@ class _Chat:
             head = f"[{count} of the output of the call {item['call_id']}:]"
             self._shown += [{"type": "text", "text": head}, *map(_to_content, shown)]
         self._answer(item["call_id"], text)
+        self._waiting.discard(item["call_id"])
         self._open = None
 
     def close(self) -> list[Message]:
@@ -235,6 +261,13 @@ def _to_message(item: Item) -> Message | None:
     return {"role": role, "content": content} | named
 
 
+def _append(message: Message, more: Message) -> None:
+    """Let a message of the model's say more."""
+    for name in ("content", "refusal"):
+        if more.get(name):
+            message[name] = (message.get(name) or "") + more[name]
+
+
 def _to_assistant(parts: Sequence[dict[str, Any]]) -> Message | None:
     texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
     refusals = [part["refusal"] for part in parts if isinstance(part.get("refusal"), str)]
@@ -261,9 +294,8 @@ def _is_whole(item: Item) -> bool:
 
 
 def _is_last(items: Sequence[Item], number: int) -> bool:
-    """Whether only calls and their outputs follow: the request may bring the missing ones."""
-    others = (*_OUTPUTS, *HOSTED, "mcp_approval_request")
-    return all(item["type"] in (*_CALLS, *others) for item in items[number:])
+    """Whether nobody but the model has said anything since: the request may bring the answer."""
+    return all(item.get("role", "assistant") == "assistant" for item in items[number:])
 
 
 def _to_content(part: dict[str, Any]) -> dict[str, Any]:

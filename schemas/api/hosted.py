@@ -92,8 +92,8 @@ def output_of(item: Item) -> str | None:
         return str(told["output"])
     match item:
         case {"type": "mcp_call"}:
-            said = item.get("output") if item.get("output") is not None else item.get("error")
-            return _to_text(said)
+            said = item.get("output")
+            return _to_text(said) if said is not None else _to_message(item.get("error"))
         case {"outputs": [*parts]}:
             logs = [part["logs"] for part in parts if _has(part, "logs")]
             return "\n".join(logs) if logs else None
@@ -142,6 +142,25 @@ def _to_object(arguments: Any) -> str:
     except (msgspec.DecodeError, RecursionError, TypeError):
         return msgspec.json.encode({"input": arguments} if arguments else {}).decode()
     return str(arguments)
+
+
+def to_error(message: str) -> dict[str, Any]:
+    """The `error` of an `mcp_call` that failed."""
+    return {
+        "type": "mcp_tool_execution_error",
+        "content": [{"type": "text", "text": message}],
+    }
+
+
+def _to_message(error: Any) -> str | None:
+    """What an `error` says: one of three objects, or, as OpenAI had it before, a text."""
+    match error:
+        case {"message": str(message)}:
+            return message
+        case {"content": [*parts]} if parts and all(_has(part, "text") for part in parts):
+            return "\n".join(part["text"] for part in parts)
+        case _:
+            return _to_text(error)
 
 
 def _to_text(said: Any) -> str | None:

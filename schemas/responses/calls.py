@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
-from schemas.api.hosted import MadeFile, output_of
+from schemas.api.hosted import MadeFile, output_of, to_error
 from schemas.responses.output import Item, Output, Place
 from schemas.responses.story import Offer
 from schemas.tool_options import PYTHON
@@ -127,7 +127,7 @@ class ToolCall:
             case _:
                 error = result.error.message if result.error else result.output
                 item["output"] = result.output if well else None
-                item["error"] = None if well else error
+                item["error"] = None if well else to_error(error)
         if self.kind in _SHOWN_AS_MCP:
             ending = "completed" if well else "failed"
             self._output.tell(self.place, f"response.mcp_call.{ending}")

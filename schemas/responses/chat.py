@@ -1,11 +1,11 @@
 """What a step asks a model: the request and all that was said since, as one chat."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from schemas.api.history import answers, to_messages
+from schemas.api.history import answers, to_messages, without_unanswered
 from schemas.api.response_tools import Choice, FunctionTool
 from schemas.api.responses import JsonObjectFormat, JsonSchemaFormat
 from schemas.responses.files import told_in_words
@@ -79,7 +79,7 @@ def to_history(
             messages.append({"role": "system", "content": instruction})
     said = _decode_messages(prepared.messages) if prepared.messages is not None else []
     answered = answers(items) | {message.get("tool_call_id") for message in said}
-    messages += _without_unanswered(said, answered)
+    messages += without_unanswered(said, answered)
     names = {_key_of(offer): offer.name for offer in (offers or {}).values()}
     return messages + to_messages([*prepared.context, *items], called_in(said), names)
 
@@ -91,19 +91,6 @@ def _key_of(offer: Offer) -> tuple[str, str]:
 def called_in(messages: Iterable[Message]) -> set[str]:
     """The ids of the calls that chat messages make."""
     return {call["id"] for message in messages for call in message.get("tool_calls") or ()}
-
-
-def _without_unanswered(
-    messages: Iterable[Message], answered: Collection[str | None]
-) -> Iterator[Message]:
-    """Leave out the calls that nobody answers: engines refuse them."""
-    for message in messages:
-        calls = [call for call in message.get("tool_calls") or () if call["id"] in answered]
-        rest = {name: value for name, value in message.items() if name != "tool_calls"}
-        if calls:
-            yield rest | {"tool_calls": calls}
-        elif rest["role"] != "assistant" or rest.get("content") or rest.get("refusal"):
-            yield rest
 
 
 def without_oldest(messages: Sequence[Message], count: int) -> list[Message]:

@@ -171,7 +171,9 @@ def test_calls_of_different_steps_stay_apart_and_a_failure_is_told(
     messages = told(upstream, "After the steps?")
     pair = ["assistant", "tool"]
     assert [one["role"] for one in messages] == ["user", *pair, *pair, "assistant", "user"]
-    assert messages[2]["content"] == first.output[0].error == "Error executing tool fail"
+    error = first.output[0].error
+    assert error.type == "mcp_tool_execution_error"
+    assert messages[2]["content"] == error.content[0]["text"] == "Error executing tool fail"
     respond("Longer after?", previous_response_id=second.id)
     assert told(upstream, "Longer after?")[: len(messages)] == messages
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest_asyncio
 
 from bus import open_bus
+from schemas.api.hosted import to_error
 from schemas.errors import InternalError
 from schemas.frames import Commit
 from tests.support.inference import EDGE, running_worker, simulated
@@ -171,7 +172,7 @@ async def test_an_unknown_tool_is_told_to_the_model(server: NatsServer, client: 
     # No `function_call`: clients would carry that out.
     call, message = told.response["output"]
     assert (call["type"], call["name"], call["status"]) == ("mcp_call", "nothing", "failed")
-    assert call["error"] == "There is no tool 'nothing'. There are: echo."
+    assert call["error"] == to_error("There is no tool 'nothing'. There are: echo.")
     assert "nothing answered: There is no tool" in message["content"][0]["text"]
 
 
@@ -257,7 +258,7 @@ async def test_broken_arguments_are_told_to_the_model(server: NatsServer, client
     assert not calls
     call, _ = told.response["output"]
     assert call["status"] == "failed"
-    assert "text" in call["error"]
+    assert "text" in call["error"]["content"][0]["text"]
     assert told.response["status"] == "completed"
 
 

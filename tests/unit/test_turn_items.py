@@ -97,6 +97,18 @@ def test_calls_that_nobody_answered_are_not_sent_unless_they_came_last() -> None
     assert to_messages(to_input_items([tool("call_9", "of no call")])) == []
 
 
+def test_a_call_that_waits_and_what_was_said_after_it_are_one_message() -> None:
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    text = [{"type": "output_text", "text": "I look."}]
+    said = {"type": "message", "role": "assistant", "content": text}
+    thought = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "Hm."}]}
+    answer = {"type": "function_call_output", "call_id": "c", "output": "found"}
+    for items in ([call, said], [call, thought, said], [call, said, answer]):
+        spoken, *rest = to_messages(items)
+        assert (spoken["content"], spoken["tool_calls"][0]["id"]) == ("I look.", "c")
+        assert rest == ([tool("c", "found")] if answer in items else [])
+
+
 def test_images_are_seen() -> None:
     picture = [{"type": "image_url", "image_url": {"url": "data:x"}}]
     assert has_images(to_input_items([user(picture)]))

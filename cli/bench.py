@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from cli.exits import Exit
+from cli.exits import BadSetup, Exit
 from cli.launch import LaunchedServer, NotReady, environment, launched
 from cli.measure import cpu, report, responses
 from cli.measure.scenarios import SCENARIOS, Row, Scenario, run, to_measures, to_row
@@ -77,7 +77,7 @@ async def main(args: argparse.Namespace) -> int:
 async def measure_responses(args: argparse.Namespace, seconds: float) -> int:
     """Measure responses and print what they took; 1 if one failed."""
     if args.only or args.inference != "1":
-        raise Exit("--responses goes with --seconds, --quick and --json only")
+        raise BadSetup("--responses goes with --seconds, --quick and --json only")
     _say("responses")
     try:
         found = await responses.measure(seconds)

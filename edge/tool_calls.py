@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from bus import QUEUE_FULL, Bus, ToolCatalogue
+from bus import QUEUE_FULL, Bus, Message, ToolCatalogue
 from edge.inbox import Inbox, Reader
 from edge.orders import Caller
 from schemas import frames, ids, subjects
@@ -68,7 +68,7 @@ class ToolCalls:
         self._catalogue = catalogue
         self._options = options
         self._readers: dict[Reader, None] = {}
-        self._named: dict[Hashable, Reader] = {}
+        self._named: dict[str, Reader] = {}
         self._cancelling: set[asyncio.Task[None]] = set()
         self._draining = False
         self._idle = asyncio.Event()
@@ -84,7 +84,7 @@ class ToolCalls:
         caller: Caller,
         on_progress: OnProgress,
         *,
-        known_as: Hashable = None,
+        known_as: str | None = None,
     ) -> ToolResult:
         """Have a tool called, and wait for what comes of it; who stops waiting cancels it.
 
@@ -109,18 +109,24 @@ class ToolCalls:
             self._cancel(job.call_id)
             raise
         finally:
-            if self._named.get(known_as) is reader:
+            if known_as is not None and self._named.get(known_as) is reader:
                 del self._named[known_as]
             del self._readers[reader]
             await self._inbox.release(reader)
             if not self._readers:
                 self._idle.set()
 
-    def cancel(self, known_as: Hashable) -> None:
-        """Stop waiting for a call of this edge, and cancel it; nothing if there is none."""
+    def cancel(self, known_as: str) -> None:
+        """Have the edge that waits for a call cancel it; nothing happens if none does."""
         reader = self._named.get(known_as)
         if reader is not None:
             reader.stop()
+        else:
+            self._bus.publish(subjects.CALLED_OFF, known_as.encode())
+
+    async def start(self) -> None:
+        """Begin to hear what is called off at other edges."""
+        self._called_off = await self._bus.subscribe(subjects.CALLED_OFF, self._on_called_off)
 
     async def drain(self, timeout: float) -> None:
         """Take no more calls, and let those end that do so in time."""
@@ -132,10 +138,16 @@ class ToolCalls:
 
     async def close(self) -> None:
         """Let the cancels be told that are on their way."""
+        await self._called_off.unsubscribe()
         if self._cancelling:
             await asyncio.wait(self._cancelling, timeout=_CLOSE)
         for task in self._cancelling:
             task.cancel()
+
+    def _on_called_off(self, message: Message) -> None:
+        reader = self._named.get(message.data.decode())
+        if reader is not None:
+            reader.stop()
 
     def _require(self, name: str) -> Tool:
         tool = self._catalogue.find(name)
@@ -229,6 +241,7 @@ def _too_late(reader: Reader, job: CallTool) -> DeadlineExceeded:
 @asynccontextmanager
 async def open_tool_calls(calls: ToolCalls) -> AsyncIterator[ToolCalls]:
     """Keep `calls` working for the context's life."""
+    await calls.start()
     try:
         yield calls
     finally:

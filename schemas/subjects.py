@@ -154,6 +154,7 @@ def edge_alive(edge: str) -> str:
 
 
 ALL_EDGES_ALIVE = "edges.*.alive"
+CALLED_OFF = "edges.all.called_off"  # the edge that waits for this call shall cancel it
 
 
 def command(noun: str, verb: str) -> str:

@@ -79,7 +79,8 @@ class Endpoint:
             return
         if request_id is not None:
             known = to_known(state_of(scope)["principal"].id, headers, request_id)
-            self._calls.cancel(known)
+            if known is not None:
+                self._calls.cancel(known)
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 """`tools/list` and `tools/call`: a call is a message to the worker of tools like any other."""
 
+import hashlib
 from typing import Any, Final
 
 import mcp_types as types
@@ -17,8 +18,6 @@ from schemas.tool_options import McpHints
 from schemas.tools import Progress, Tool, ToolResult
 
 SESSION: Final = b"mcp-session-id"
-
-Known = tuple[str, str, types.RequestId]  # who, in which session, under which id
 
 
 async def list_tools(
@@ -55,10 +54,12 @@ async def call_tool(context: Context, params: types.CallToolRequestParams) -> ty
 
 def to_known(
     principal: str, headers: dict[bytes, bytes], request_id: types.RequestId
-) -> Known | None:
-    """What a client calls one of its requests; None without a session: ids are unique in one."""
+) -> str | None:
+    """The name of one of a client's requests; None without a session: ids are unique in one."""
     session = headers.get(SESSION)
-    return (principal, session.decode("latin-1"), request_id) if session else None
+    if not session:
+        return None
+    return hashlib.sha256(encode([principal, session.decode("latin-1"), request_id])).hexdigest()
 
 
 def input_schema_of(catalogue: ToolCatalogue, name: str) -> dict[str, Any] | None:

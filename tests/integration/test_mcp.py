@@ -360,6 +360,24 @@ async def test_a_session_cancels_its_own_calls_only(served: Mcp) -> None:
         assert "-32800" in (await call).text
 
 
+@pytest.mark.requirement("mcp.cancel")
+async def test_a_call_is_called_off_at_any_edge(served: Mcp, tmp_path: Path) -> None:
+    token = await served.key()
+    told = {"accept": ACCEPTED, "mcp-protocol-version": OLD, "mcp-session-id": "mine"}
+    stop = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
+    settings = edge_settings(served.nats, tmp_path / "edge", name="edge-2")
+    async with running_edge(settings) as url, served.http(token) as client:
+        call = asyncio.create_task(
+            client.post("/mcp", json=request("tools/call", name="held"), headers=told)
+        )
+        await asyncio.wait_for(served.held.begun.wait(), 20)
+        known = {"authorization": f"Bearer {token}"}
+        async with httpx.AsyncClient(base_url=url, headers=known) as elsewhere:
+            assert (await elsewhere.post("/mcp", json=stop, headers=told)).status_code == 202
+        await asyncio.wait_for(served.held.stopped.wait(), 20)
+        assert "-32800" in (await call).text
+
+
 @pytest.mark.requirement("mcp.auth")
 @pytest.mark.parametrize("path", ["/mcp", "/v1/mcp"])
 async def test_who_has_no_credential_is_told_how_to_get_one(served: Mcp, path: str) -> None:

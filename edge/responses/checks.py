@@ -39,7 +39,7 @@ def require_asked(items: Sequence[Item], context: Sequence[Item]) -> None:
     An answer whose call stands in the input too is history. Raises InvalidRequest.
     """
     asked = {item["id"] for item in [*context, *items] if item["type"] == "mcp_approval_request"}
-    history, answered = calls_of(items), calls_of(context)
+    history, answered = calls_of(items), calls_of(context) | _denied_in(context)
     for number, item in enumerate(items):
         named = str(item.get("approval_request_id"))
         if item["type"] != "mcp_approval_response" or named in history:
@@ -50,6 +50,15 @@ def require_asked(items: Sequence[Item], context: Sequence[Item]) -> None:
         if named in answered:
             raise InvalidRequest(f"'{param}': this was answered before", param=param)
         answered.add(named)
+
+
+def _denied_in(items: Sequence[Item]) -> set[str]:
+    """The questions for approval that were answered with a no."""
+    return {
+        str(item.get("approval_request_id"))
+        for item in items
+        if item["type"] == "mcp_approval_response" and item.get("approve") is False
+    }
 
 
 def require_readable(items: Sequence[Item]) -> None:

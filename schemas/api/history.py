@@ -25,12 +25,13 @@ def to_messages(
     """Write items, oldest first, as chat messages; `before` are calls that were made earlier.
 
     `names` are those that tools are offered under now. What chat has no words for is left out:
-    reasoning, questions for approval, lists of tools. So are calls of which nobody knows what came
-    of them, calls that nobody answered, unless they came last, and outputs without a call: engines
-    refuse both.
+    reasoning, lists of tools, questions for approval but those that were answered with a no. So are
+    calls of which nobody knows what came of them, calls that nobody answered, unless they came
+    last, and outputs without a call: engines refuse both.
     """
     known = list(items)
     answered = {item.get("call_id") for item in known if item["type"] in _OUTPUTS}
+    asked = {item["id"]: item for item in known if item["type"] == "mcp_approval_request"}
     called: set[Any] = set(before)
     chat = _Chat()
     for number, item in enumerate(known):
@@ -46,6 +47,10 @@ def to_messages(
             case "function_call_output" | "custom_tool_call_output":
                 if item.get("call_id") in called:
                     chat.add_output(item)
+            case "mcp_approval_response":
+                request = asked.get(item.get("approval_request_id"))
+                if request is not None and item.get("approve") is False:
+                    chat.add_message(_to_denial(request))
             case kind if kind in HOSTED:
                 chat.add_hosted(item, names or {})
     return chat.close()
@@ -245,6 +250,13 @@ class _Chat:
         if self._shown:
             self._messages.append({"role": "user", "content": self._shown})
             self._shown = []
+
+
+def _to_denial(request: Item) -> Item:
+    """What the user has said by not approving a call."""
+    told = {name: request.get(name) for name in ("server_label", "name", "arguments")}
+    text = f"I do not allow this call: {msgspec.json.encode(told).decode()}"
+    return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
 
 
 def _to_message(item: Item) -> Message | None:

@@ -182,10 +182,7 @@ class ResponseFold:
     def _approve(self, approved: Approved) -> None:
         self.approvals += 1
         if not approved.approve:
-            told = {"name": approved.name, "arguments": approved.arguments}
-            refused = f"The user did not allow this call: {msgspec.json.encode(told).decode()}"
-            self.messages.insert(self.approvals - 1 - len(self.calls), _to_said(refused))
-            return
+            return  # the input says so
         offer = (self.offers or {}).get(approved.name)
         call = ToolCall(
             self.output,
@@ -198,8 +195,7 @@ class ResponseFold:
         call.close(whole=True)
         self.calls.append(call)
         # One message for all: an engine wants the results right after the calls.
-        refusals = self.approvals - len(self.calls)
-        self.messages[refusals:] = [_to_message("", self.calls)]
+        self.messages = [_to_message("", self.calls)]
 
     def _trim(self, messages: int) -> None:
         """Forget a step that was refused and has said nothing."""

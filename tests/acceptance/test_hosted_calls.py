@@ -299,3 +299,30 @@ def test_a_call_is_approved_once_in_a_chain_and_once_in_each_branch(
         assert refused.value.param == "input[0].approval_request_id"
     branch = answer(asked, first)  # which knows nothing of the other
     assert [item.output for item in branch.output if item.type == "mcp_call"] == ["2"]
+
+
+@pytest.mark.requirement("responses.approval")
+def test_a_no_is_told_to_the_model_and_stays_one(
+    respond: Respond, mcp_url: str, upstream: UpstreamProcess
+) -> None:
+    server = {"type": "mcp", "server_label": "sums", "server_url": mcp_url}
+    first = respond('Count.\n!tool count {"key": "denied"}', tools=[server])
+    said = {
+        "type": "mcp_approval_response",
+        "approval_request_id": first.output[-1].id,
+        "approve": False,
+    }
+    asked = [said, {"role": "user", "content": "Why not?"}]
+    second = respond(asked, previous_response_id=first.id, tools=[server])
+    assert "mcp_call" not in [item.type for item in second.output]
+    respond("What did I forbid?", previous_response_id=second.id, tools=[server])
+    for text in ("Why not?", "What did I forbid?"):
+        denials = [
+            one for one in told(upstream, text) if "I do not allow this call" in str(one["content"])
+        ]
+        assert [one["role"] for one in denials] == ["user"]
+        assert "denied" in denials[0]["content"]
+    yes = said | {"approve": True}
+    with pytest.raises(openai.BadRequestError) as refused:
+        respond([yes], previous_response_id=second.id, tools=[server])
+    assert refused.value.param == "input[0].approval_request_id"

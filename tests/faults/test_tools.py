@@ -139,7 +139,7 @@ async def test_a_kill_between_any_two_steps_leaves_one_result(
     file = tmp_path / "ran"
     file.with_suffix(".go").touch()
     jobs = [
-        await desk.call(tool, {"text": f"{number:02}"})
+        await desk.call(tool, {"text": f"{number:02}"}, deadline=600.0)
         for number in range(60)
         for tool in ("twice", "once")
     ]

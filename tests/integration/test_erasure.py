@@ -1,7 +1,9 @@
 """Legal deletion: of what was deleted, nothing is left in any file; what was used stays counted."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -205,12 +207,14 @@ class Place:
                 await asyncio.sleep(0.1)
 
     def queues(self) -> bytes:
-        """What the files of the queues hold, which are dropped when they are empty."""
-        return b"".join(
-            file.read_bytes()
-            for stream in ("COMMANDS", "JOBS")
-            for file in self.nats.folder.rglob(f"{stream}/msgs/*.blk")
-        )
+        """What the files of the queues hold; folders may go while they are looked through."""
+        found = b""
+        for folder, _, names in os.walk(self.nats.folder):
+            *_, stream, part = Path(folder).parts
+            for name in names if part == "msgs" and stream in ("COMMANDS", "JOBS") else ():
+                with suppress(FileNotFoundError):
+                    found += Path(folder, name).read_bytes() if name.endswith(".blk") else b""
+        return found
 
     async def clean_up(self) -> None:
         """What PostgreSQL does in time: dead rows go, the log of writes is used again."""

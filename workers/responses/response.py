@@ -34,6 +34,8 @@ from workers.runtime.writer import Writer
 class Response(LongRun):
     """Carries one response out."""
 
+    fruitless_limit = 12  # while it waits for a step or a call it adds nothing itself
+
     def __init__(self, office: Office, job: RunInference, delivery: Delivery) -> None:
         super().__init__(office.desk, job, delivery)
         self._office = office

@@ -31,7 +31,6 @@ _KNOWN_FOR = 60.0  # seconds; the server's memory of message ids is twice as lon
 _FINISH_TIMEOUT = 30.0
 _LONG = 2000  # chunks, which take some milliseconds to put together
 _HAND_BACK_TIMEOUT = 1.0
-_FRUITLESS_LIMIT = 4  # deliveries in a row that add nothing to a run
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +59,8 @@ class Moved(Exception):
 
 class LongRun(Carried):
     """Carries a run out."""
+
+    fruitless_limit = 4  # deliveries in a row that add nothing to a run
 
     def __init__(self, desk: RunDesk, job: RunInference, delivery: Delivery) -> None:
         super().__init__(
@@ -217,7 +218,7 @@ class LongRun(Carried):
         A run that gets on meanwhile is not to blame: it was in bad company.
         """
         fruitless = self._attempt - 1 - history.last_fruitful()
-        return fruitless >= _FRUITLESS_LIMIT or self._attempt >= self._desk.max_deliver
+        return fruitless >= self.fruitless_limit or self._attempt >= self._desk.max_deliver
 
     def _tell_started(self, epoch: int) -> None:
         assert self._writer is not None

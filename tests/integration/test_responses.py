@@ -194,6 +194,24 @@ async def test_results_are_told_in_the_order_of_the_calls_however_they_come_back
     assert results == ["first", "second"]
 
 
+async def test_a_call_that_waits_for_a_worker_loses_none_of_its_own_time(
+    server: NatsServer, client: Client
+) -> None:
+    async def run(said: Said, _context: Context) -> Answer:
+        await asyncio.sleep(1.0)
+        return Answer(said.text)
+
+    asked = "\n".join(f'!tool echo {{"text": "t{number}"}}' for number in range(3))
+    async with (
+        running_worker(server),
+        running_tools(server, {"echo": scripted(run, timeout=2.0)}, tools_slots={"mcp": 1}),
+        serving(server),
+    ):
+        told = await client.until_ended(await client.create(asked, tools=[OWN]))
+    calls = told.response["output"][:-1]
+    assert [call.get("output") for call in calls] == ["t0", "t1", "t2"]
+
+
 async def test_an_output_that_is_too_large_ends_its_response_alone(
     server: NatsServer, client: Client
 ) -> None:

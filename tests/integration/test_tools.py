@@ -252,6 +252,7 @@ async def test_a_call_ends_at_its_deadline(server: NatsServer, desk: ToolDesk) -
         late = await desk.result("held", deadline=-1.0)
         assert held.count == 0
         cut = await desk.result("held", deadline=0.3)
+    assert late.output == "No worker could begin held in time."
     for result in (late, cut):
         assert result.error is not None
         assert result.error.code == "timeout"

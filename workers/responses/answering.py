@@ -13,6 +13,7 @@ from schemas.tool_options import PYTHON, PythonOptions
 from schemas.tools import ToolResult, Word, decode_tool_result
 from workers.responses.calls import (
     EDGE,
+    QUEUED,
     call_id_of,
     failed,
     find_refusal,
@@ -47,6 +48,7 @@ class Answering:
         fold, called = self._story.fold, self._story.fold.called
         until = (
             time.time()
+            + QUEUED
             + SLACK
             + max([call.offer.timeout for call in pending if call.offer is not None], default=0.0)
         )

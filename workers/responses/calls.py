@@ -22,6 +22,7 @@ from schemas.tools import (
 
 MCP_TOOL: Final = "mcp"
 EDGE: Final = "responses"  # in place of an edge's name: no client reads a call's frames
+QUEUED: Final = 60.0  # seconds that a call may wait for a worker, before its own time begins
 
 
 def call_id_of(job: RunInference, call: ToolCall) -> str:
@@ -42,7 +43,7 @@ def to_call_job(
         principal=job.principal,
         edge=EDGE,
         created=int(now),
-        deadline=min(job.deadline, now + offer.timeout),
+        deadline=min(job.deadline, now + QUEUED + offer.timeout),
         request_id=job.request_id,
         parent=job.run_id,
         options=offer.options if options is None else msgspec.Raw(encode(options)),

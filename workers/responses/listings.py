@@ -12,11 +12,11 @@ from schemas.commands import RunInference, encode
 from schemas.errors import BusError
 from schemas.tool_options import McpToolList
 from schemas.tools import CallTool, ToolResult, decode_tool_result
-from workers.responses.calls import EDGE, MCP_TOOL, job_message, to_options
+from workers.responses.calls import EDGE, MCP_TOOL, QUEUED, job_message, to_options
 from workers.responses.offers import MCP_QUEUE, Listing
-from workers.responses.parts import Mailbox, Parts, ended
+from workers.responses.parts import SLACK, Mailbox, Parts, ended
 
-_SECONDS: Final = 20.0  # a server has to list its tools
+_SECONDS: Final = 30.0  # that a worker has for it: somewhat more than it gives the server
 _MOST: Final = 1 << 20  # bytes of all lists of a response: they are told it, and its models
 
 
@@ -36,7 +36,7 @@ class Listings:
         calls = [self._to_call(tool, at) for at, tool in enumerate(servers)]
         for call in calls:
             await self._parts.have_done(*job_message(call, MCP_QUEUE), patient=self._job.background)
-        until = time.time() + _SECONDS + 1.0
+        until = time.time() + QUEUED + _SECONDS + SLACK
         found: dict[str, ToolResult] = {}
         while len(found) < len(calls) and time.time() < until:
             words = await self._mailbox.next(until)
@@ -59,7 +59,7 @@ class Listings:
             principal=job.principal,
             edge=EDGE,
             created=int(now),
-            deadline=min(job.deadline, now + _SECONDS),
+            deadline=min(job.deadline, now + QUEUED + _SECONDS),
             request_id=job.request_id,
             parent=job.run_id,
             options=msgspec.Raw(encode(options)),

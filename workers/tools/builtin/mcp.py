@@ -6,36 +6,50 @@ from typing import Any, Final
 import msgspec
 
 from schemas.sealing import SealError, is_sealed, unseal
-from schemas.tool_options import McpOptions, McpToolList
+from schemas.tool_options import McpOptions, McpTool, McpToolList
 from schemas.tools import Tool
 from workers.tools.mcp.answering import keep_blobs
-from workers.tools.mcp.talk import Remote, call_tool, list_tools
+from workers.tools.mcp.talk import LIST_TIMEOUT, Remote, ResultT, Use, call_tool, list_tools
 from workers.tools.outcome import Answer, Failed
 from workers.tools.tool import TIMEOUT, Context, ServerTool
 
-_SERVER_TIMEOUT: Final = 40.0  # before the call's own: so the server gets the blame
+_CALL_TIMEOUT: Final = 40.0  # seconds; before the call's own: so the server gets the blame
 
 
 async def run(arguments: dict[str, Any], call: Context) -> Answer:
     """Ask the server that the options name."""
     options = _read_options(call)
     remote = _to_remote(options, call)
-    backend = "mcp:" + _key(remote)
-    shown = f"the MCP server {options.server_label}"
     if options.op == "list_tools":
-        found = call.means.lists.find(backend)
-        if found is None:
-            with call.means.breakers.guard(backend, shown):
-                found = await remote.use(list_tools, _SERVER_TIMEOUT)
-            call.means.lists.keep(backend, found)
+        found = await _list(remote, call)
         names = ", ".join(tool.name for tool in found) or "none"
         return Answer(f"Tools: {names}", structured=McpToolList(options.server_label, found))
-    with call.means.breakers.guard(backend, shown):
-        said = await remote.use(
-            lambda client: call_tool(client, options.name, arguments, call.progress),
-            _SERVER_TIMEOUT,
-        )
+    said = await _use(
+        remote,
+        lambda client: call_tool(client, options.name, arguments, call.progress),
+        _CALL_TIMEOUT,
+        call,
+    )
     return await keep_blobs(said, call)
+
+
+async def _list(remote: Remote, call: Context) -> list[McpTool]:
+    """The tools of a server, as they were lately or are now."""
+    found = call.means.lists.find(_to_backend(remote))
+    if found is None:
+        found = await _use(remote, list_tools, LIST_TIMEOUT, call)
+        call.means.lists.keep(_to_backend(remote), found)
+    return found
+
+
+async def _use(remote: Remote, use: Use[ResultT], timeout: float, call: Context) -> ResultT:
+    try:
+        with call.means.breakers.guard(_to_backend(remote), f"the MCP server {remote.label}"):
+            return await remote.use(use, timeout)
+    except Failed as failed:
+        if failed.code == "timeout":
+            failed.retryable = False  # whoever waits for it has waited long enough
+        raise
 
 
 def _read_options(call: Context) -> McpOptions:
@@ -70,10 +84,10 @@ def _to_remote(options: McpOptions, call: Context) -> Remote:
     return Remote(options.server_label[:100], options.server_url, call.means.guard, headers)
 
 
-def _key(remote: Remote) -> str:
+def _to_backend(remote: Remote) -> str:
     """One for each server and credentials: what one user's server does is no other's matter."""
     told = msgspec.json.encode([remote.url, sorted(remote.headers.items())])
-    return hashlib.sha256(told).hexdigest()[:24]
+    return f"mcp:{hashlib.sha256(told).hexdigest()[:24]}"
 
 
 TOOL = ServerTool(

@@ -19,6 +19,7 @@ from workers.runtime.guard import Guard
 from workers.tools.mcp.answering import keep_blobs
 from workers.tools.mcp.file import McpFile, McpServer
 from workers.tools.mcp.talk import (
+    LIST_TIMEOUT,
     Remote,
     ResultT,
     Use,
@@ -37,7 +38,6 @@ logger = structlog.get_logger()
 QUEUE: Final = "mcp"
 
 _FIRST_LOOK: Final = 5.0  # seconds that a start waits for the servers
-_LIST_TIMEOUT: Final = 20.0
 _AGAIN: Final = 5.0  # seconds until one that can't be reached is asked again
 _RESTART: Final = 1.0
 _LONGEST_NAME: Final = 64  # what OpenAI's functions may have
@@ -110,7 +110,7 @@ class Listed:
     async def look(self) -> bool:
         """Ask for the tools; whether it answered. If not, those known are told as unavailable."""
         try:
-            found = await self._way.use(list_tools, min(self._server.timeout_s, _LIST_TIMEOUT))
+            found = await self._way.use(list_tools, min(self._server.timeout_s, LIST_TIMEOUT))
         except Failed as failed:
             logger.warning("an MCP server has no tools now", label=self.label, error=failed.message)
             self._lacks = failed.message.removesuffix(".")

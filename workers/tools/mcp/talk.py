@@ -29,6 +29,7 @@ from workers.tools.outcome import Failed
 ResultT = TypeVar("ResultT")
 
 MAX_BYTES: Final = 4 << 20  # of one response
+LIST_TIMEOUT: Final = 20.0  # seconds that a server has to list its tools
 MAX_LIST: Final = 200 * 1024  # bytes of a list of tools, which travels as one result
 
 _MAX_TOOLS: Final = 500

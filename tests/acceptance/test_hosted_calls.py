@@ -317,11 +317,11 @@ def test_a_no_is_told_to_the_model_and_stays_one(
     assert "mcp_call" not in [item.type for item in second.output]
     respond("What did I forbid?", previous_response_id=second.id, tools=[server])
     for text in ("Why not?", "What did I forbid?"):
-        denials = [
-            one for one in told(upstream, text) if "I do not allow this call" in str(one["content"])
-        ]
-        assert [one["role"] for one in denials] == ["user"]
-        assert "denied" in denials[0]["content"]
+        messages = told(upstream, text)
+        (at,) = (n for n, one in enumerate(messages) if one["role"] == "tool")
+        assert messages[at]["content"] == "The user did not allow this call."
+        (call,) = messages[at - 1]["tool_calls"]
+        assert "denied" in call["function"]["arguments"]
     yes = said | {"approve": True}
     with pytest.raises(openai.BadRequestError) as refused:
         respond([yes], previous_response_id=second.id, tools=[server])

@@ -15,7 +15,6 @@ from cli.exits import BadSetup
 from cli.state import Data, write_private
 from schemas.errors import EngineUnavailable
 from schemas.providers import (
-    AnyProvider,
     LlamacppProvider,
     Providers,
     ProvidersError,

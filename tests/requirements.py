@@ -141,6 +141,10 @@ REQUIREMENTS: dict[str, Requirement] = {
     "responses.socket": R(
         "a WebSocket at /v1/responses takes one response after the other", "Open Responses"
     ),
+    "responses.socket.chain": R(
+        "on a WebSocket a response that is not stored is gone on with, and what came before it",
+        "Open Responses",
+    ),
     "responses.code_interpreter": R(
         "files that code makes are cited, and can be read by their owner only", OPENAI
     ),

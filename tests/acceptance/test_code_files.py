@@ -9,8 +9,10 @@ from typing import Any, Final
 
 import openai
 import pytest
+from openai.types.responses import Response
 
 from cli.launch import LaunchedServer
+from tests.acceptance.test_responses_socket import ask, opened, read
 from tests.support.server import openai_client, running_server
 
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="code runs in a sandbox only")
@@ -125,6 +127,22 @@ def test_a_file_may_become_a_folder_and_a_folder_a_file(client: openai.OpenAI) -
     fifth = respond(client, code(LOOK), previous_response_id=fourth.id)
     assert printed(third) == ["['kept', 'out', 'out/a.csv']"]
     assert printed(fifth) == ["['kept', 'out']"]
+
+
+@pytest.mark.requirement("responses.code_files")
+@pytest.mark.parametrize("store", [True, False])
+def test_a_chain_on_one_socket_goes_on_with_its_files(coding: LaunchedServer, store: bool) -> None:
+    key = coding.create_key()
+    with openai_client(coding.url, key) as client, opened(coding, key) as socket:
+        before = respond(client, code(COUNT)).id
+        for count in ("count 2", "count 3"):
+            tool = {"type": "code_interpreter", "container": {"type": "auto"}}
+            more = {"model": "cued", "tools": [tool], "store": store}
+            more["include"] = ["code_interpreter_call.outputs"]
+            ask(socket, input=code(COUNT), previous_response_id=before, **more)
+            response = Response.model_validate(read(socket)[-1]["response"])
+            assert printed(response)[0] == count
+            before = response.id
 
 
 @pytest.mark.requirement("responses.code_files")

@@ -8,6 +8,7 @@ from edge.orders import Order
 from schemas.api.hosted import Told
 from schemas.api.items import Item
 from schemas.commands import UsedHistory
+from schemas.queries.conversations import MAX_CONTEXT, MAX_CONTEXT_ITEMS
 from schemas.responses.story import Ended
 
 _GONE_ON_FROM: Final = ("completed", "incomplete")
@@ -50,7 +51,21 @@ def to_said(order: Order, before: Said | None, ended: Ended) -> Said | None:
     if before is None:
         before = Said("", [], response.previous_response_id, order.history)
     output = [_with_told(item, ended.told) for item in response.output]
-    return before._replace(response=response.id, items=[*before.items, *order.asked, *output])
+    said = before._replace(response=response.id, items=[*before.items, *order.asked, *output])
+    return _bounded(said)
+
+
+def _bounded(said: Said) -> Said:
+    """As far as what is stored is gone back too: the newest items, and then nothing before them."""
+    room, kept = MAX_CONTEXT, 0
+    for item in reversed(said.items[-MAX_CONTEXT_ITEMS:]):
+        room -= len(msgspec.json.encode(item))
+        if room < 0:
+            break
+        kept += 1
+    if kept == len(said.items):
+        return said
+    return Said(said.response, said.items[len(said.items) - kept :])
 
 
 def _with_told(item: Item, told: dict[str, Told]) -> Item:

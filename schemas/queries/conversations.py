@@ -1,10 +1,15 @@
 """Questions about conversations, `query.conversations.<verb>`, and their answers."""
 
+from typing import Final
+
 import msgspec
 
 from schemas.api.hosted import MadeFile
 from schemas.api.lists import Paging
 from schemas.queries import Ask
+
+MAX_CONTEXT: Final = 4 << 20  # bytes of a history: with a request it is one object, one message
+MAX_CONTEXT_ITEMS: Final = 4000
 
 
 class AskConversation(Ask, frozen=True, omit_defaults=True, kw_only=True):

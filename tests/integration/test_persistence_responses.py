@@ -14,7 +14,7 @@ from schemas import ids, subjects, writes
 from schemas.api.lists import Paging
 from schemas.commands import Turn, encode
 from schemas.errors import InvalidRequest, JanError, NotFound
-from schemas.queries.conversations import AskItems
+from schemas.queries.conversations import MAX_CONTEXT, AskItems
 from schemas.queries.responses import AskResponse, AskResponseContext, AskResponseInput
 from schemas.queries.runs import AskRunEvents, AskRuns
 from schemas.queries.usage import AskUsage
@@ -29,7 +29,6 @@ from workers.persistence.facts import Fact
 from workers.persistence.queries.conversations import list_items
 from workers.persistence.queries.responses import get_responses, list_input
 from workers.persistence.queries.runs import get_events, list_runs
-from workers.persistence.queries.turns import MAX_CONTEXT
 from workers.persistence.queries.usage import sum_usage
 from workers.persistence.sources import Question, Read
 from workers.persistence.tables import (

@@ -15,6 +15,7 @@ from schemas.api.items import MAX_ITEMS_BYTES
 from schemas.api.lists import encode_page
 from schemas.commands import encode
 from schemas.errors import InvalidRequest, JanError, NotFound
+from schemas.queries.conversations import MAX_CONTEXT_ITEMS
 from schemas.queries.responses import (
     AskResponse,
     AskResponseContext,
@@ -24,7 +25,7 @@ from schemas.queries.responses import (
 from workers.persistence.queries.asked import ASKED, find_asked, is_asked
 from workers.persistence.queries.pages import read_page
 from workers.persistence.queries.runs import ReadAccepted, last_fact
-from workers.persistence.queries.turns import MAX_CONTEXT_ITEMS, choose
+from workers.persistence.queries.turns import choose
 from workers.persistence.statements import Statement
 from workers.persistence.tables import conversation_items, response_items, responses, runs
 from workers.persistence.told import with_told

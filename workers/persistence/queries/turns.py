@@ -15,7 +15,13 @@ from schemas.api.lists import encode_page
 from schemas.api.turns import ConversationMessage
 from schemas.commands import encode
 from schemas.errors import InvalidRequest, NotFound
-from schemas.queries.conversations import AskContext, AskItems, Context
+from schemas.queries.conversations import (
+    MAX_CONTEXT,
+    MAX_CONTEXT_ITEMS,
+    AskContext,
+    AskItems,
+    Context,
+)
 from workers.persistence.queries.conversations import (
     is_in,
     is_in_stretches,
@@ -28,8 +34,6 @@ from workers.persistence.statements import Statement
 from workers.persistence.tables import conversation_items
 from workers.persistence.told import with_told
 
-MAX_CONTEXT: Final = 4 << 20  # bytes of a history: with a request it is one object, one message
-MAX_CONTEXT_ITEMS: Final = 4000
 _REMEMBERED: Final = 64  # statements; branches of many segments are rare
 
 _decode_item = msgspec.json.Decoder(dict[str, Any]).decode

@@ -24,7 +24,7 @@ from schemas.events import encode_run_accepted
 from schemas.objects import request_name
 from schemas.queries.conversations import AskConversations, AskItems
 from schemas.queries.responses import AskResponseContext
-from tests.support.nats import NatsServer, migrate, running_nats
+from tests.support.nats import NatsServer, migrate
 from tests.support.persistence import running_worker
 from tests.support.postgres import PostgresServer, running_postgres
 from tests.support.runs import finished, new_run, store
@@ -37,12 +37,6 @@ from workers.persistence.tables import erasures, run_events, runs, shares
 SECRET = "xyzzy-plugh-plover"
 CALLER = Caller("user_a", "req_1")
 OTHER = Caller("user_b", "req_2")
-
-
-@pytest.fixture
-def nats(tmp_path: Path) -> Iterator[NatsServer]:
-    with running_nats(tmp_path / "store") as server:
-        yield server
 
 
 @pytest.fixture

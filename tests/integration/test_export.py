@@ -34,12 +34,7 @@ from workers.persistence.exports import read_facts
 from workers.persistence.facts import to_fact
 from workers.persistence.tables import STATE, entity_events, run_attempts, run_events, runs
 
-
-@pytest.fixture
-def nats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NatsServer]:
-    with running_nats(tmp_path / "first") as server:
-        monkeypatch.setenv("JAN_NATS_URL", server.url("cli"))
-        yield server
+pytestmark = pytest.mark.usefixtures("jan_finds_nats")
 
 
 @pytest.fixture

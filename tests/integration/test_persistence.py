@@ -5,7 +5,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -15,19 +14,13 @@ from schemas.commands import encode
 from schemas.errors import Gone, InvalidRequest, NotFound, Unavailable
 from schemas.queries import decode_answer
 from schemas.queries.runs import AskRun, RunEvents, RunFacts, RunRecord, RunResult
-from tests.support.nats import NatsServer, migrate, running_nats
+from tests.support.nats import NatsServer, migrate
 from tests.support.persistence import running_worker
 from tests.support.postgres import PostgresServer, running_postgres
 from tests.support.runs import REQUEST, accepted, finished, new_run, store, whole_run
 
 TIMEOUT = 30.0
 DEEP = b'{"run_id":' + b"[" * 5000 + b"]" * 5000 + b"}"
-
-
-@pytest.fixture
-def nats(tmp_path: Path) -> Iterator[NatsServer]:
-    with running_nats(tmp_path / "store") as server:
-        yield server
 
 
 @pytest.fixture

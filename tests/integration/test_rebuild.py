@@ -1,8 +1,7 @@
 """Tables made anew from the log: equal to what was there, whatever happened to that."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -15,7 +14,7 @@ from edge.stored import Stored
 from schemas import writes
 from schemas.queries.conversations import AskConversations
 from schemas.queries.responses import AskResponse
-from tests.support.nats import NatsServer, migrate, running_nats
+from tests.support.nats import NatsServer, migrate
 from tests.support.persistence import running_worker
 from tests.support.postgres import PostgresServer
 from tests.support.runs import new_run, started, store, whole_run
@@ -26,12 +25,6 @@ from workers.persistence.rebuild import PROJECTIONS, Incomplete, Rebuild
 from workers.persistence.tables import conversation_items, conversations, runs
 
 CALLER = Caller("user_a", "req_1")
-
-
-@pytest.fixture
-def nats(tmp_path: Path) -> Iterator[NatsServer]:
-    with running_nats(tmp_path / "store") as server:
-        yield server
 
 
 @dataclass(frozen=True)

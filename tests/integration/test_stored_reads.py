@@ -3,10 +3,9 @@
 import asyncio
 import functools
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -29,7 +28,7 @@ from schemas.queries.projects import AskProject
 from schemas.queries.responses import AskResponse
 from schemas.queries.runs import AskRun, AskRuns
 from schemas.queries.settings import AskSettings
-from tests.support.nats import NatsServer, migrate, running_nats
+from tests.support.nats import NatsServer, migrate
 from tests.support.persistence import Running, running_worker
 from tests.support.postgres import PostgresServer, running_postgres
 from workers.persistence.app import Pools
@@ -45,12 +44,6 @@ WAITING = text(
     " WHERE wait_event_type = 'Lock' AND datname = current_database()"
     " AND query LIKE :asked"  # others wait for the lock as well
 )
-
-
-@pytest.fixture
-def nats(tmp_path: Path) -> Iterator[NatsServer]:
-    with running_nats(tmp_path / "store") as server:
-        yield server
 
 
 @pytest.fixture

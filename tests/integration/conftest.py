@@ -12,7 +12,8 @@ import pytest
 import pytest_asyncio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tests.support import inference, responses
+from bus import Bus, open_bus
+from tests.support import bare_edge, inference, responses
 from tests.support.log import Told
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.postgres import PostgresServer, running_postgres
@@ -82,6 +83,28 @@ async def caller(server: NatsServer) -> AsyncIterator[responses.Client]:
     """Who asks the loop for responses, and reads them."""
     async with responses.open_client(server) as opened:
         yield opened
+
+
+@pytest.fixture
+async def worker(nats: NatsServer) -> AsyncIterator[Bus]:
+    """The connection of a worker of inference that a test plays."""
+    await migrate(nats)
+    async with open_bus(nats.url("inference"), name="worker") as bus:
+        yield bus
+
+
+@pytest.fixture
+async def edge(nats: NatsServer, worker: Bus, tmp_path: Path) -> AsyncIterator[bare_edge.Edge]:
+    """An edge that gives it runs."""
+    async with bare_edge.running_edge(nats, tmp_path / "objects") as edge:
+        yield edge
+
+
+@pytest.fixture
+async def other(nats: NatsServer, worker: Bus, tmp_path: Path) -> AsyncIterator[bare_edge.Edge]:
+    """Another edge, beside `edge`."""
+    async with bare_edge.running_edge(nats, tmp_path / "objects", "edge-2") as edge:
+        yield edge
 
 
 @pytest.fixture

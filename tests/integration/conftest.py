@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from bus import Bus, open_bus
 from tests.support import bare_edge, inference, responses
 from tests.support.log import Told
+from tests.support.mcp_edge import Mcp, serving_mcp
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.postgres import PostgresServer, running_postgres
 from tests.support.stored import Stored, running_stored
@@ -113,6 +114,13 @@ async def tool_desk(shared_nats: NatsServer) -> AsyncIterator[ToolDesk]:
     await migrate(shared_nats)
     async with open_tool_desk(shared_nats) as opened:
         yield opened
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Mcp]:
+    """A server whose tools are called at /mcp."""
+    async with serving_mcp(tmp_path) as served:
+        yield served
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -47,6 +47,20 @@ async def cli(nats: NatsServer, inference: Bus) -> AsyncIterator[Bus]:
         yield bus
 
 
+class Acks(list[Ack | BusError]):
+    """What came of messages that were sent; it is `done` when there are `count`."""
+
+    def __init__(self, count: int = 1) -> None:
+        super().__init__()
+        self.done = asyncio.Event()
+        self._count = count
+
+    def take(self, ack: Ack | BusError) -> None:
+        self.append(ack)
+        if len(self) == self._count:
+            self.done.set()
+
+
 async def until(condition: asyncio.Event) -> None:
     await asyncio.wait_for(condition.wait(), 10)
 
@@ -66,17 +80,10 @@ async def test_a_subjects_messages_form_a_chain_that_strangers_cannot_extend(
 async def test_a_thousand_pipelined_messages_are_acked_and_read_back_in_order(
     inference: Bus, edge: Bus
 ) -> None:
-    acks: list[Ack | BusError] = []
-    done = asyncio.Event()
-
-    def on_ack(ack: Ack | BusError) -> None:
-        acks.append(ack)
-        if len(acks) == 1000:
-            done.set()
-
+    acks = Acks(1000)
     for number in range(1000):
-        inference.send_stored(FRAMES, b"%d" % number, on_ack)
-    await until(done)
+        inference.send_stored(FRAMES, b"%d" % number, acks.take)
+    await until(acks.done)
     assert [ack.seq for ack in acks if isinstance(ack, Ack)] == sorted(range(1, 1001))
     stored = [m async for m in edge.read_subject(subjects.TOKENS, FRAMES, 11)]
     assert [m.data for m in stored] == [b"%d" % number for number in range(10, 1000)]
@@ -160,37 +167,25 @@ async def test_an_outage_is_two_lines_in_the_log_however_long_it_lasts(
 async def test_an_unacked_message_is_told_to_have_an_unknown_outcome(
     nats: NatsServer, inference: Bus
 ) -> None:
-    answered = asyncio.Event()
-    answers: list[Ack | BusError] = []
-
-    def on_ack(ack: Ack | BusError) -> None:
-        answers.append(ack)
-        answered.set()
-
+    acks = Acks()
     nats.freeze()
-    inference.send_stored(FRAMES, b"?", on_ack, timeout=0.3)
-    await until(answered)
+    inference.send_stored(FRAMES, b"?", acks.take, timeout=0.3)
+    await until(acks.done)
     nats.thaw()
     await inference.nc.flush()
-    assert isinstance(answers[0], BusTimeout)
-    assert len(answers) == 1  # the late ack is not told a second time
+    assert isinstance(acks[0], BusTimeout)
+    assert len(acks) == 1  # the late ack is not told a second time
 
 
 async def test_an_answer_that_came_while_the_process_stood_still_is_believed(
     inference: Bus,
 ) -> None:
-    answered = asyncio.Event()
-    answers: list[Ack | BusError] = []
-
-    def on_ack(ack: Ack | BusError) -> None:
-        answers.append(ack)
-        answered.set()
-
-    inference.send_stored(FRAMES, b"?", on_ack, timeout=0.5)
+    acks = Acks()
+    inference.send_stored(FRAMES, b"?", acks.take, timeout=0.5)
     await asyncio.sleep(0)  # it is written at the end of the loop's turn
     time.sleep(1.0)  # noqa: ASYNC251 - the whole loop stands still, as in a frozen process
-    await until(answered)
-    assert isinstance(answers[0], Ack)
+    await until(acks.done)
+    assert isinstance(acks[0], Ack)
 
 
 async def test_a_watch_hears_every_change_also_those_of_an_outage(

@@ -63,8 +63,14 @@ def stored_at(bus: Bus) -> Stored:
     return Stored(bus, Positions(_NoBucket(), lambda: False), patience=5.0)  # type: ignore[arg-type]
 
 
-def caller() -> Caller:
-    return Caller(principal=PRINCIPAL, request_id="req_1")
+def caller(principal: str = PRINCIPAL) -> Caller:
+    return Caller(principal=principal, request_id="req_1")
+
+
+async def create(stored: Stored, title: str, principal: str = PRINCIPAL) -> dict[str, Any]:
+    """Make an empty conversation; returns it as it is told."""
+    body = writes.CreateConversation(title=title, metadata={}, items=[])
+    return dict(msgspec.json.decode(await stored.command(*CREATE, caller(principal), body)))
 
 
 def answers(worker: Running, source: str) -> float:
@@ -118,17 +124,12 @@ async def test_a_replica_answers_once_it_has_what_was_written(nats: NatsServer) 
                 ):
                     stored = stored_at(bus)
 
-                    async def create(title: str) -> str:
-                        body = writes.CreateConversation(title=title, metadata={}, items=[])
-                        made = await stored.command("conversations", "create", caller(), body)
-                        return str(msgspec.json.decode(made)["id"])
-
                     async def title_of(conversation: str) -> str:
                         ask = AskConversation(principal=PRINCIPAL, id=conversation)
                         found = await stored.ask("conversations", "get", ask)
                         return str(msgspec.json.decode(found)["title"])
 
-                    one = await create("one")
+                    one = (await create(stored, "one"))["id"]
                     assert await title_of(one) == "one"  # from wherever it is by now
 
                     async def replica_answers() -> bool:
@@ -139,7 +140,7 @@ async def test_a_replica_answers_once_it_has_what_was_written(nats: NatsServer) 
                     await until(replica_answers)
 
                     replica.freeze()  # behind, and mute
-                    two = await create("two")
+                    two = (await create(stored, "two"))["id"]
                     assert await title_of(two) == "two"
                     replica.thaw()
                     await until(replica_answers)
@@ -165,8 +166,7 @@ async def test_a_replica_that_stands_behind_is_not_asked(
         open_bus(nats.url("edge"), name="edge") as bus,
     ):
         stored = stored_at(bus)
-        body = writes.CreateConversation(title="one", metadata={}, items=[])
-        made = msgspec.json.decode(await stored.command("conversations", "create", caller(), body))
+        made = await create(stored, "one")
         ask = AskConversation(principal=PRINCIPAL, id=made["id"])
         assert msgspec.json.decode(await stored.ask("conversations", "get", ask)) == made
         assert (answers(worker, "replica"), answers(worker, "primary")) == (0, 1)
@@ -182,8 +182,7 @@ async def test_slow_questions_keep_no_write_waiting(
         open_bus(nats.url("edge"), name="edge") as bus,
     ):
         stored = stored_at(bus)
-        body = writes.CreateConversation(title="one", metadata={}, items=[])
-        made = msgspec.json.decode(await stored.command("conversations", "create", caller(), body))
+        made = await create(stored, "one")
         engine, watching = open_engine(url, pool_size=1), open_engine(url, pool_size=1)
         async with engine.connect() as connection:
             # Who reads waits for this lock, who writes does not touch the table.
@@ -217,8 +216,7 @@ async def test_questions_that_wait_for_the_log_keep_no_others_waiting(
         open_bus(nats.url("edge"), name="edge") as bus,
     ):
         stored = stored_at(bus)
-        body = writes.CreateConversation(title="one", metadata={}, items=[])
-        made = msgspec.json.decode(await stored.command("conversations", "create", caller(), body))
+        made = await create(stored, "one")
         ask = AskConversation(principal=PRINCIPAL, id=made["id"])
         ahead = msgspec.structs.replace(ask, after=1000)
         waiting = [
@@ -243,16 +241,11 @@ async def test_questions_that_are_read_together_are_answered_each_on_its_own_ter
     ):
         stored = stored_at(bus)
 
-        async def create(principal: str) -> str:
-            body = writes.CreateConversation(title=principal, metadata={}, items=[])
-            who = Caller(principal=principal, request_id="req_1")
-            return str(msgspec.json.decode(await stored.command(*CREATE, who, body))["id"])
-
         def ask(principal: str, conversation: str, after: int = 0) -> "asyncio.Task[bytes]":
             question = AskConversation(principal=principal, id=conversation, after=after)
             return asyncio.create_task(stored.ask("conversations", "get", question))
 
-        ours, theirs = await create("user_a"), await create("user_b")
+        ours, theirs = [(await create(stored, name, name))["id"] for name in ("user_a", "user_b")]
         blocking, watching = open_engine(url, pool_size=1), open_engine(url, pool_size=1)
         async with blocking.connect() as connection:
             await connection.execute(text("LOCK TABLE conversations IN ACCESS EXCLUSIVE MODE"))

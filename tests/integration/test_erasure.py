@@ -27,7 +27,7 @@ from schemas.queries.responses import AskResponseContext
 from tests.support.nats import NatsServer, migrate
 from tests.support.persistence import running_worker
 from tests.support.postgres import PostgresServer, running_postgres
-from tests.support.runs import finished, new_run, store
+from tests.support.runs import finished, new_run, store, tellers
 from tests.support.stored import of_edge, stored_item
 from tests.support.stored_responses import call_of, response_of, step_of
 from workers.persistence.database import open_engine
@@ -257,8 +257,7 @@ async def place(
     async with (
         own_postgres.database() as url,
         running_worker(nats, url, data=tmp_path / "data"),
-        open_bus(nats.url("edge"), name="edge") as edge,
-        open_bus(nats.url("inference"), name="inference") as inference,
+        tellers(nats) as (edge, inference),
         open_bus(nats.url("cli"), name="cli") as cli,
         open_bus(nats.url("tools"), name="tools") as tools,
     ):

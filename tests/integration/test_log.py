@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from bus import Bus, open_bus
+from bus import Bus
 from cli.exits import BadSetup, Exit
 from schemas import frames, ids, subjects
 from schemas.commands import CancelRun, encode
@@ -15,7 +15,7 @@ from tests.support.log import Told, show
 from tests.support.nats import NatsServer, migrate
 from tests.support.persistence import running_worker
 from tests.support.postgres import PostgresServer
-from tests.support.runs import accepted, finished, new_run, started, store
+from tests.support.runs import accepted, finished, new_run, started, store, tellers
 
 pytestmark = pytest.mark.usefixtures("jan_finds_nats")
 
@@ -86,8 +86,7 @@ async def test_a_run_is_shown_by_each_of_its_ids(
 ) -> None:
     await migrate(nats)
     async with (
-        open_bus(nats.url("edge"), name="edge") as edge,
-        open_bus(nats.url("inference"), name="inference") as inference,
+        tellers(nats) as (edge, inference),
         postgres.database() as url,
         running_worker(nats, url),
     ):
@@ -115,10 +114,7 @@ async def _projected(bus: Bus, run_id: str) -> None:
 
 async def test_without_the_database_the_log_is_searched(nats: NatsServer, told: Told) -> None:
     await migrate(nats)
-    async with (
-        open_bus(nats.url("edge"), name="edge") as edge,
-        open_bus(nats.url("inference"), name="inference") as inference,
-    ):
+    async with tellers(nats) as (edge, inference):
         run = Run(edge, inference)
         await complete(run)
         assert await show(run.id) == 0
@@ -154,10 +150,7 @@ async def test_a_bus_that_is_away_is_one_clear_line(monkeypatch: pytest.MonkeyPa
 
 async def test_a_run_is_followed_to_its_end(nats: NatsServer, told: Told) -> None:
     await migrate(nats)
-    async with (
-        open_bus(nats.url("edge"), name="edge") as edge,
-        open_bus(nats.url("inference"), name="inference") as inference,
-    ):
+    async with tellers(nats) as (edge, inference):
         run = Run(edge, inference)
         await run.accept()
         following = asyncio.create_task(show(run.id, follow=True))
@@ -178,10 +171,7 @@ async def test_a_run_is_followed_to_its_end(nats: NatsServer, told: Told) -> Non
 
 async def test_following_survives_a_restart_of_the_bus(nats: NatsServer, told: Told) -> None:
     await migrate(nats)
-    async with (
-        open_bus(nats.url("edge"), name="edge") as edge,
-        open_bus(nats.url("inference"), name="inference") as inference,
-    ):
+    async with tellers(nats) as (edge, inference):
         run = Run(edge, inference)
         await run.accept()
         following = asyncio.create_task(show(run.id, follow=True))

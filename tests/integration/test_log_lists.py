@@ -25,7 +25,7 @@ from tests.support.log import Told, show
 from tests.support.nats import NatsServer, migrate
 from tests.support.persistence import running_worker
 from tests.support.postgres import PostgresServer
-from tests.support.runs import accepted, finished, new_run, refused, started, store
+from tests.support.runs import accepted, finished, new_run, refused, started, store, tellers
 from tests.support.stored_responses import call_of, step_of
 
 pytestmark = pytest.mark.usefixtures("jan_finds_nats")
@@ -103,8 +103,7 @@ class Place:
 async def place(nats: NatsServer, postgres: PostgresServer) -> AsyncIterator[Place]:
     await migrate(nats)
     async with (
-        open_bus(nats.url("edge"), name="edge") as edge,
-        open_bus(nats.url("inference"), name="inference") as inference,
+        tellers(nats) as (edge, inference),
         postgres.database() as url,
         running_worker(nats, url),
     ):

@@ -10,7 +10,7 @@ from cli.exits import BadSetup
 from schemas import ids
 from tests.support.log import Told, show
 from tests.support.nats import NatsServer, migrate
-from tests.support.runs import new_run, store
+from tests.support.runs import new_run, store, tellers
 from tests.support.stored_responses import call_of, id_of, response_of, step_of
 
 pytestmark = pytest.mark.usefixtures("jan_finds_nats")
@@ -27,8 +27,7 @@ async def tell(nats: NatsServer, run_id: str, *, whole: bool = True) -> None:
     open_call, _ = call_of(run_id, 2, at=at + 0.18)
     facts = [begin, *first, *call, open_call, *second, end]
     async with (
-        open_bus(nats.url("edge"), name="edge") as edge,
-        open_bus(nats.url("inference"), name="inference") as inference,
+        tellers(nats) as (edge, inference),
         open_bus(nats.url("cli"), name="cli") as cli,
     ):
         await store(edge, inference, facts if whole else facts[:-2], others=cli)

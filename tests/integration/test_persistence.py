@@ -17,7 +17,7 @@ from schemas.queries.runs import AskRun, RunEvents, RunFacts, RunRecord, RunResu
 from tests.support.nats import NatsServer, migrate
 from tests.support.persistence import running_worker
 from tests.support.postgres import PostgresServer, running_postgres
-from tests.support.runs import REQUEST, accepted, finished, new_run, store, whole_run
+from tests.support.runs import REQUEST, accepted, finished, new_run, store, tellers, whole_run
 
 TIMEOUT = 30.0
 DEEP = b'{"run_id":' + b"[" * 5000 + b"]" * 5000 + b"}"
@@ -62,8 +62,7 @@ class Place:
 async def place(nats: NatsServer) -> AsyncIterator[Place]:
     await migrate(nats)
     async with (
-        open_bus(nats.url("edge"), name="edge") as edge,
-        open_bus(nats.url("inference"), name="inference") as inference,
+        tellers(nats) as (edge, inference),
         open_bus(nats.url("cli"), name="cli") as cli,
     ):
         yield Place(edge, inference, cli)

@@ -17,7 +17,7 @@ from schemas.queries.responses import AskResponse
 from tests.support.nats import NatsServer, migrate
 from tests.support.persistence import running_worker
 from tests.support.postgres import PostgresServer
-from tests.support.runs import new_run, started, store, whole_run
+from tests.support.runs import new_run, started, store, tellers, whole_run
 from tests.support.stored import of_edge, stored_item
 from tests.support.stored_responses import call_of, id_of, response_of, step_of
 from workers.persistence.database import open_engine
@@ -56,8 +56,7 @@ async def place(nats: NatsServer, postgres: PostgresServer) -> AsyncIterator[Pla
     async with (
         postgres.database() as url,
         running_worker(nats, url),
-        open_bus(nats.url("edge"), name="edge") as edge,
-        open_bus(nats.url("inference"), name="inference") as inference,
+        tellers(nats) as (edge, inference),
         open_bus(nats.url("cli"), name="cli") as cli,
     ):
         stored = of_edge(edge)

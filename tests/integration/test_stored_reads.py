@@ -31,6 +31,7 @@ from schemas.queries.settings import AskSettings
 from tests.support.nats import NatsServer, migrate
 from tests.support.persistence import Running, running_worker
 from tests.support.postgres import PostgresServer, running_postgres
+from tests.support.waiting import until
 from workers.persistence.app import Pools
 from workers.persistence.database import Database, open_engine
 from workers.persistence.pruning import Pruner
@@ -81,13 +82,6 @@ async def waiting(watching: AsyncEngine, asked: str) -> int:
     """How many wait for a lock with a statement like this."""
     async with watching.connect() as connection:  # each transaction sees one state only
         return int(await connection.scalar(WAITING, {"asked": asked}) or 0)
-
-
-async def until(holds: Callable[[], Any]) -> None:
-    """Ask again and again: there is nothing to listen to."""
-    async with asyncio.timeout(30):
-        while not await holds():  # noqa: ASYNC110 - nothing tells
-            await asyncio.sleep(0.02)
 
 
 async def test_a_question_that_takes_too_long_is_given_up_by_the_database_too(

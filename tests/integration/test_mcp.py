@@ -13,10 +13,17 @@ from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, TextContent
 from bus import open_bus
 from schemas import subjects
 from tests.support.edge import edge_settings, running_edge
-from tests.support.mcp import ACCEPTED, OLD, VERSIONS, become_guest, headers, mcp_client, request
+from tests.support.mcp import (
+    ACCEPTED,
+    OLD,
+    VERSIONS,
+    become_guest,
+    headers,
+    mcp_client,
+    request,
+    versions,
+)
 from tests.support.mcp_edge import Mcp, serving_mcp
-
-versions = pytest.mark.parametrize("version", VERSIONS)
 
 
 @pytest.mark.requirement("mcp.list", "mcp.call")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from mcp import MCPError
@@ -12,15 +13,13 @@ from tests.support.mcp import (
     ACCEPTED,
     NEW,
     OLD,
-    VERSIONS,
     become_guest,
     headers,
     mcp_client,
     request,
+    versions,
 )
 from tests.support.mcp_edge import Mcp, serving_mcp
-
-versions = pytest.mark.parametrize("version", VERSIONS)
 
 
 @pytest.mark.requirement("mcp.auth")
@@ -193,33 +192,29 @@ async def test_the_new_version_tells_how_long_a_list_is_good(served: Mcp) -> Non
     assert result["resultType"] == "complete"
 
 
+async def status(client: httpx.AsyncClient, **more: str) -> int:
+    """How a list of tools is answered that is asked for with more headers."""
+    told = headers("tools/list", **more)
+    return (await client.post("/mcp", json=request("tools/list"), headers=told)).status_code
+
+
 @pytest.mark.requirement("mcp.origin")
 async def test_pages_of_elsewhere_may_not_call(served: Mcp) -> None:
     token = await served.key()
     async with served.http(token) as client:
-
-        async def status(**more: str) -> int:
-            told = headers("tools/list", **more)
-            return (await client.post("/mcp", json=request("tools/list"), headers=told)).status_code
-
-        assert await status() == 200
-        assert await status(origin=served.url) == 200
-        assert await status(host="jan.example.com", origin="https://jan.example.com") == 200
-        assert await status(origin="https://evil.example.com") == 403
-        assert await status(origin="null") == 403
+        assert await status(client) == 200
+        assert await status(client, origin=served.url) == 200
+        assert await status(client, host="jan.example.com", origin="https://jan.example.com") == 200
+        assert await status(client, origin="https://evil.example.com") == 403
+        assert await status(client, origin="null") == 403
 
 
 @pytest.mark.requirement("mcp.origin")
 async def test_the_operator_says_which_hosts_and_pages_are_good(tmp_path: Path) -> None:
     told = {"mcp_hosts": "jan.example.com, other:8080", "cors_origins": "https://app.example.com"}
     async with serving_mcp(tmp_path, **told) as served, served.http(await served.key()) as client:
-
-        async def status(**more: str) -> int:
-            told = headers("tools/list", **more)
-            return (await client.post("/mcp", json=request("tools/list"), headers=told)).status_code
-
-        assert await status() == 421
-        assert await status(host="jan.example.com:443") == 200
-        assert await status(host="other:8080") == 200
-        assert await status(host="other:80") == 421
-        assert await status(host="other:8080", origin="https://app.example.com") == 200
+        assert await status(client) == 421
+        assert await status(client, host="jan.example.com:443") == 200
+        assert await status(client, host="other:8080") == 200
+        assert await status(client, host="other:80") == 421
+        assert await status(client, host="other:8080", origin="https://app.example.com") == 200

@@ -31,6 +31,13 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL of the test's own: it may be killed, and holds nothing but this test's rows."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture
 async def engine(postgres: PostgresServer) -> AsyncIterator[AsyncEngine]:
     """A database of the test's own, with its tables."""
     async with postgres.database() as url:

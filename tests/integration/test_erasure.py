@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from schemas.queries.conversations import AskConversations, AskItems
 from schemas.queries.responses import AskResponseContext
 from tests.support.nats import NatsServer, migrate
 from tests.support.persistence import running_worker
-from tests.support.postgres import PostgresServer, running_postgres
+from tests.support.postgres import PostgresServer
 from tests.support.runs import finished, new_run, store, tellers
 from tests.support.stored import of_edge, stored_item
 from tests.support.stored_responses import call_of, response_of, step_of
@@ -37,13 +37,6 @@ from workers.persistence.tables import erasures, run_events, runs, shares
 SECRET = "xyzzy-plugh-plover"
 CALLER = Caller("user_a", "req_1")
 OTHER = Caller("user_b", "req_2")
-
-
-@pytest.fixture
-def own_postgres() -> Iterator[PostgresServer]:
-    """A server whose files hold nothing but this test's rows."""
-    with running_postgres() as server:
-        yield server
 
 
 class Said(NamedTuple):

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -59,6 +60,19 @@ class _NoBucket:
     """There is one edge only."""
 
 
+@asynccontextmanager
+async def answering(
+    nats: NatsServer, url: str, **settings: Any
+) -> AsyncIterator[tuple[Running, Bus]]:
+    """A worker that answers questions, and the connection of an edge that asks them."""
+    await migrate(nats)
+    async with (
+        running_worker(nats, url, **settings) as worker,
+        open_bus(nats.url("edge"), name="edge") as bus,
+    ):
+        yield worker, bus
+
+
 def stored_at(bus: Bus) -> Stored:
     """Stored things as an edge has them."""
     return Stored(bus, Positions(_NoBucket(), lambda: False), patience=5.0)  # type: ignore[arg-type]
@@ -88,14 +102,9 @@ async def test_a_question_that_takes_too_long_is_given_up_by_the_database_too(
     nats: NatsServer, postgres: PostgresServer
 ) -> None:
     """Nobody takes it for a database that is away, and its server works for nobody."""
-    await migrate(nats)
     async with postgres.database() as url:
         blocking = open_engine(url, pool_size=1)
-        async with (
-            running_worker(nats, url) as worker,
-            open_bus(nats.url("edge"), name="edge") as bus,
-            blocking.connect() as connection,
-        ):
+        async with answering(nats, url) as (worker, bus), blocking.connect() as connection:
             await connection.execute(text("LOCK TABLE conversations IN ACCESS EXCLUSIVE MODE"))
             ask = AskConversation(principal=PRINCIPAL, id="conv_1")
             with pytest.raises(Unavailable, match="too long"):
@@ -110,12 +119,8 @@ async def test_a_replica_answers_once_it_has_what_was_written(nats: NatsServer) 
     with running_postgres() as primary:
         async with primary.database() as url:
             with running_postgres(of=primary) as replica:
-                await migrate(nats)
                 read_url = replica.url(url.rsplit("/", 1)[1])
-                async with (
-                    running_worker(nats, url, read_url=read_url) as worker,
-                    open_bus(nats.url("edge"), name="edge") as bus,
-                ):
+                async with answering(nats, url, read_url=read_url) as (worker, bus):
                     stored = stored_at(bus)
 
                     async def title_of(conversation: str) -> str:
@@ -152,12 +157,10 @@ async def test_a_replica_that_stands_behind_is_not_asked(
     nats: NatsServer, postgres: PostgresServer
 ) -> None:
     """A database of its own that nobody writes to is as far behind as one can be."""
-    await migrate(nats)
     async with (
         postgres.database() as url,
         postgres.database() as empty,
-        running_worker(nats, url, read_url=empty) as worker,
-        open_bus(nats.url("edge"), name="edge") as bus,
+        answering(nats, url, read_url=empty) as (worker, bus),
     ):
         stored = stored_at(bus)
         made = await create(stored, "one")
@@ -169,12 +172,7 @@ async def test_a_replica_that_stands_behind_is_not_asked(
 async def test_slow_questions_keep_no_write_waiting(
     nats: NatsServer, postgres: PostgresServer
 ) -> None:
-    await migrate(nats)
-    async with (
-        postgres.database() as url,
-        running_worker(nats, url, database_pool=10),
-        open_bus(nats.url("edge"), name="edge") as bus,
-    ):
+    async with postgres.database() as url, answering(nats, url, database_pool=10) as (_, bus):
         stored = stored_at(bus)
         made = await create(stored, "one")
         engine, watching = open_engine(url, pool_size=1), open_engine(url, pool_size=1)
@@ -203,12 +201,7 @@ async def test_slow_questions_keep_no_write_waiting(
 async def test_questions_that_wait_for_the_log_keep_no_others_waiting(
     nats: NatsServer, postgres: PostgresServer
 ) -> None:
-    await migrate(nats)
-    async with (
-        postgres.database() as url,
-        running_worker(nats, url),
-        open_bus(nats.url("edge"), name="edge") as bus,
-    ):
+    async with postgres.database() as url, answering(nats, url) as (_, bus):
         stored = stored_at(bus)
         made = await create(stored, "one")
         ask = AskConversation(principal=PRINCIPAL, id=made["id"])
@@ -227,12 +220,7 @@ async def test_questions_that_wait_for_the_log_keep_no_others_waiting(
 async def test_questions_that_are_read_together_are_answered_each_on_its_own_terms(
     nats: NatsServer, postgres: PostgresServer
 ) -> None:
-    await migrate(nats)
-    async with (
-        postgres.database() as url,
-        running_worker(nats, url),
-        open_bus(nats.url("edge"), name="edge") as bus,
-    ):
+    async with postgres.database() as url, answering(nats, url) as (_, bus):
         stored = stored_at(bus)
 
         def ask(principal: str, conversation: str, after: int = 0) -> "asyncio.Task[bytes]":
@@ -283,12 +271,7 @@ def _title_or_error(answer: bytes | BaseException) -> object:
 async def test_more_questions_than_anybody_waits_for_are_refused(
     nats: NatsServer, postgres: PostgresServer
 ) -> None:
-    await migrate(nats)
-    async with (
-        postgres.database() as url,
-        running_worker(nats, url),
-        open_bus(nats.url("edge"), name="edge") as bus,
-    ):
+    async with postgres.database() as url, answering(nats, url) as (_, bus):
         ahead = AskConversation(principal=PRINCIPAL, id="conv_none", after=1000)
         asked = [stored_at(bus).ask("conversations", "get", ahead) for _ in range(1200)]
         answers = await asyncio.gather(*asked, return_exceptions=True)

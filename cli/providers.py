@@ -15,7 +15,6 @@ from cli.exits import BadSetup
 from cli.state import Data, write_private
 from schemas.errors import EngineUnavailable
 from schemas.providers import (
-    AnyProvider,
     LlamacppProvider,
     Providers,
     ProvidersError,
@@ -39,8 +38,8 @@ class Served:
 
     @property
     def toys(self) -> bool:
-        """Whether nothing but what comes along is served."""
-        return all(_comes_along(provider) for provider in self.providers.providers)
+        """Whether what comes along is served, as nobody has said what else."""
+        return self.path is None
 
     @property
     def example_model(self) -> str:
@@ -52,12 +51,6 @@ class Served:
     def environment(self) -> dict[str, str]:
         """What tells our processes of them."""
         return {"JAN_PROVIDERS": str(self.path)} if self.path else {}
-
-
-def _comes_along(provider: AnyProvider) -> bool:
-    if isinstance(provider, LlamacppProvider):
-        return provider.options.path.startswith("builtin:")
-    return provider.kind == "simulated"
 
 
 async def choose(file: str | None, upstream: str | None, models: list[str], data: Data) -> Served:

@@ -1,8 +1,10 @@
 """What a request asks for, and who asks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from schemas.api.items import Item
 from schemas.api.needs import Needs
 from schemas.commands import Kind, Turn, UsedHistory, UsedPrompt, Webhook
 
@@ -33,6 +35,7 @@ class Order:
     resolved: bytes | None = None
     identity: bytes | None = None  # of what is resolved, that by which it is known again
     given: bytes | None = None  # what came, where `body`, which the log gets, has secrets sealed
+    asked: Sequence[Item] = ()  # of a response: its input, without a prompt's messages
     prompt: UsedPrompt | None = None
     history: UsedHistory | None = None
     into: Into | None = None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edge.replays import Replays
     from edge.responses.lookup import Lookup
     from edge.responses.prepare import Preparation
+    from edge.responses.said import Said
     from edge.routes.health import ObjectsProbe
     from edge.runs import Runs
     from edge.sessions import Sessions
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from edge.stored import Stored
     from edge.tool_calls import ToolCalls
     from edge.webhooks import Webhooks
-    from schemas.api.items import Item
 
 
 class EdgeState(TypedDict):
@@ -64,7 +64,8 @@ class EdgeState(TypedDict):
     traceparent: NotRequired[str | None]
     principal: NotRequired["Principal"]
     standing: NotRequired["Standing"]
-    said_before: NotRequired["list[Item] | None"]  # on the same WebSocket
+    said_before: NotRequired["Said | None"]  # on the same WebSocket
+    said: NotRequired["Said | None"]  # there, with this response too
     answered: NotRequired[bool]  # the answer's head has been sent
 
 

@@ -145,5 +145,7 @@ def _dotted(path: Location) -> str:
 
 def _suggestion(key: str, parts: Sequence[type[BaseModel]]) -> str:
     known = {field for part in parts for field in part.model_fields}
+    if key in known:
+        return " here: it belongs to another part"
     near = difflib.get_close_matches(key, sorted(known), n=1)
     return f" (did you mean {near[0]}?)" if near else ""

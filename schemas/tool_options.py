@@ -10,6 +10,9 @@ PYTHON: Final = "python_exec"  # the tool that runs code
 MAX_FILES: Final = 20  # that code gets, and that it may make
 MAX_FILES_BYTES: Final = 24 << 20  # of them together
 
+_LONGEST: Final = 255  # bytes of a file's name, and of its path
+_MAX_PARTS: Final = 8  # of a path
+
 
 class SearchFilters(msgspec.Struct, frozen=True, omit_defaults=True):
     """Which domains a search may find; None: all."""
@@ -36,14 +39,14 @@ class WebSearchOptions(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class InputFile(msgspec.Struct, frozen=True):
-    """A file that code gets into its folder: its name there, and where the object store has it."""
+    """A file that code gets into its folder: its path there, and where the object store has it."""
 
     name: str
     reference: str
 
 
 class PythonOptions(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Of `python_exec`."""
+    """Of `python_exec`. Where two files can't be in a folder together, it gets the later one."""
 
     files: Annotated[list[InputFile], msgspec.Meta(max_length=MAX_FILES)] = []
 
@@ -51,7 +54,19 @@ class PythonOptions(msgspec.Struct, frozen=True, omit_defaults=True):
 def is_file_name(name: str) -> bool:
     """Whether a file in a folder can be named so; hidden ones would not be seen."""
     plain = name.isprintable() and "/" not in name and not name.startswith(".")
-    return plain and 0 < len(name.encode()) <= 255
+    return plain and 0 < len(name.encode()) <= _LONGEST
+
+
+def is_file_path(path: str) -> bool:
+    """Whether a file can lie there below a folder: it has a name, maybe after those of folders."""
+    parts = path.split("/")
+    plain = len(parts) <= _MAX_PARTS and all(is_file_name(part) for part in parts)
+    return plain and len(path.encode()) <= _LONGEST
+
+
+def exclude(one: str, other: str) -> bool:
+    """Whether no folder has files at both paths: they are the same, or one has to be a folder."""
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
 
 
 class RankingOptions(msgspec.Struct, frozen=True, omit_defaults=True):

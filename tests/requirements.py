@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 OPENAI = "OpenAI API"
 SDK = "openai-python"
+AGENTS = "openai-agents-python"
 ANTHROPIC = "anthropic-python"
 SERVER = "Jan Server"
 HTTP = "RFC 9110"
@@ -107,6 +108,8 @@ REQUIREMENTS: dict[str, Requirement] = {
     "responses.stream": R("a stream's events are typed, in order and numbered from 0", OPENAI),
     "responses.stream.whole": R("a stream that is left can be read to its end on any edge", SERVER),
     "responses.parse": R("an answer has the form of a JSON schema", SDK),
+    "responses.agents": R("agents of the Agents SDK call functions, hand over and go on", AGENTS),
+    "responses.agents.mcp": R("agents use MCP servers, by this server and of this server", AGENTS),
     "responses.functions": R("a function of the client's is called, and its output taken", OPENAI),
     "responses.functions.images": R(
         "a function's output has images and files, for models that take them", OPENAI
@@ -137,6 +140,10 @@ REQUIREMENTS: dict[str, Requirement] = {
     ),
     "responses.socket": R(
         "a WebSocket at /v1/responses takes one response after the other", "Open Responses"
+    ),
+    "responses.socket.chain": R(
+        "on a WebSocket a response that is not stored is gone on with, and what came before it",
+        "Open Responses",
     ),
     "responses.code_interpreter": R(
         "files that code makes are cited, and can be read by their owner only", OPENAI

@@ -43,6 +43,14 @@ class ResponseAnswering(Answering):
     inbox: Inbox | None = None
     after: int = -1
 
+    @property
+    def ended(self) -> Ended | None:
+        """How the response has ended, once all of it was read."""
+        fold = self.run.reader.fold
+        if fold.last is None or not fold.committed or fold.last.flags & frames.ERROR:
+            return None
+        return _to_end(fold.last.data)
+
     def _source(self) -> Source:
         if not self.run.stream:
             return self.run.reader
@@ -55,8 +63,14 @@ class ResponseAnswering(Answering):
 
     async def _send_json(self, body: bytes) -> None:
         """Send the object that the loop's last entry has; `body` are all its frames."""
-        last = decode_entry(frames.chunk_of(frames.split_events(body)[-1]))
-        assert isinstance(last, Ended)
+        last = _to_end(body)
         if last.envelope is not None:
             raise told_error(bytes(last.envelope), last.refusal)
         await Answering._send_json(self, bytes(last.response))
+
+
+def _to_end(data: bytes) -> Ended:
+    """The loop's last entry, with which the run's last data ends."""
+    last = decode_entry(frames.chunk_of(frames.split_events(data)[-1]))
+    assert isinstance(last, Ended)
+    return last

@@ -8,6 +8,7 @@ import msgspec
 from edge.orders import Order
 from edge.responses.compaction import INSTRUCTION
 from edge.responses.references import References, Resolved
+from edge.responses.said import Said
 from edge.runs import Runs
 from edge.webhooks import Webhooks
 from schemas.api import responses as api
@@ -36,9 +37,9 @@ class Preparation:
         self._webhooks = webhooks
 
     async def to_order(
-        self, body: bytes, principal: str, *, stream: bool, before: list[Item] | None = None
+        self, body: bytes, principal: str, *, stream: bool, before: Said | None = None
     ) -> Order:
-        """The order for a response; `before` is what was said up to the previous one, if known.
+        """The order for a response; `before` is what its WebSocket remembers of the previous one.
 
         Raises InvalidRequest naming the field, NotFound, ModelNotFound, Unavailable.
         """
@@ -63,6 +64,7 @@ class Preparation:
             needs=needs,
             resolved=resolved.to_body(in_words=in_words),
             identity=resolved.to_body(in_words=False),
+            asked=resolved.asked,
             prompt=resolved.prompt,
             history=resolved.history,
             turn=resolved.turn if request.kept else None,
@@ -157,7 +159,8 @@ def _require_showable(fields: Mapping[str, msgspec.Raw]) -> None:
 
 def _needs_of(resolved: Resolved) -> dict[str, str]:
     needs = needs_of_response(resolved.request, resolved.items, resolved.prepared.context)
-    return {"vision": "conversation"} | needs if resolved.images else needs
+    param = "conversation" if resolved.request.conversation else "previous_response_id"
+    return {"vision": param} | needs if resolved.images else needs
 
 
 def _to_chat(resolved: Resolved) -> dict[str, Any]:

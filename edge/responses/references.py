@@ -17,6 +17,7 @@ from edge.responses.checks import (
     require_readable,
 )
 from edge.responses.compaction import to_words
+from edge.responses.said import Said
 from edge.turns import to_used
 from schemas.api import responses as api
 from schemas.api.chat import ConversationRef
@@ -45,11 +46,17 @@ class Resolved:
     fields: dict[str, msgspec.Raw]
     prepared: Prepared
     items: list[Item] = field(default_factory=list)  # of the input
+    prompted: int = 0  # of them, the first, are a prompt's messages
     prompt: UsedPrompt | None = None
     history: UsedHistory | None = None
     turn: Turn | None = None
     trimmed: bool = False  # the conversation has more than is read
     images: bool = False  # the conversation has some
+
+    @property
+    def asked(self) -> Sequence[Item]:
+        """What the client's own input says, as later responses are told it."""
+        return self.items[self.prompted :]
 
     @property
     def all_items(self) -> Sequence[Item]:
@@ -75,25 +82,27 @@ class References:
         body: bytes,
         principal: str,
         *,
-        before: list[Item] | None = None,
+        before: Said | None = None,
         used: Sources | None = None,
     ) -> Resolved:
         """Check a request, and read what it refers to.
 
-        `before` is what was said up to the previous response, where that is known already; `used`
-        is what its references stood for when it was first made.
+        `before` is what was said up to the previous response, where not all of that is stored;
+        `used` is what its references stood for when it was first made.
 
         Raises InvalidRequest naming the field, NotFound, Unavailable.
         """
         request = api.decode_request(body)
-        found = Resolved(request, _split(body), Prepared(context=before or []))
+        found = Resolved(request, _split(body), Prepared())
         used = used or _NOTHING
         await self._render(found, principal, used.prompt)
         _require_content(request)
         require_containers(request.to_tools())
-        await self._read_items(found, principal, known=before is not None)
+        await self._read_items(found, principal, before)
         self._read_input(found)
         await self._read_conversation(found, principal, used.history)
+        if before is not None and before.history is not None:
+            await self._read_conversation_before(found, principal, before.history)
         await self._read_containers(found, principal)
         _require_something(found)
         require_asked(found.items, found.prepared.context)
@@ -115,23 +124,29 @@ class References:
         request.model = request.model or rendered.model or ""
         found.fields["input"] = msgspec.Raw(encode(request.input))
         found.prompt = UsedPrompt(rendered.id, rendered.version)
+        found.prompted = len(rendered.messages)
 
-    async def _read_items(self, found: Resolved, principal: str, *, known: bool) -> None:
-        """Read the responses before, unless they are known, and what the input refers to."""
+    async def _read_items(self, found: Resolved, principal: str, before: Said | None) -> None:
+        """Read the responses before, as far as they are stored, and what the input refers to."""
         request, prepared = found.request, found.prepared
         named = references(request.input) if isinstance(request.input, list) else []
-        previous = None if known else request.previous_response_id
-        if previous is None and not any(named):
-            return
-        question = AskResponseContext(principal=principal, previous=previous, references=named)
-        answer = await self._ask("responses", "context", question)
-        context = decode_answer(answer, ResponseContext)
-        if not known:
+        previous = request.previous_response_id if before is None else before.after
+        if previous is not None or any(named):
+            question = AskResponseContext(
+                principal=principal,
+                previous=previous,
+                references=named,
+                deleted=before is not None,
+            )
+            answer = await self._ask("responses", "context", question)
+            context = decode_answer(answer, ResponseContext)
             prepared.context = _decode_items(encode(context.items))
-            prepared.files = files_of(prepared.context)
-        prepared.referred = {
-            name: msgspec.json.decode(item) for name, item in context.referred.items()
-        }
+            prepared.referred = {
+                name: msgspec.json.decode(item) for name, item in context.referred.items()
+            }
+        if before is not None:
+            prepared.context += before.items
+        prepared.files = files_of(prepared.context)
 
     def _read_input(self, found: Resolved) -> None:
         """Check the input's items; where it has compactions, the job gets what they say."""
@@ -157,15 +172,37 @@ class References:
             branch=used.branch if used is not None else reference.branch,
             upto=used.head if used is not None else None,
         )
-        context = decode_answer(await self._ask("conversations", "context", question), Context)
-        found.prepared.messages = context.messages
-        found.prepared.context = _decode_items(encode(context.asked))
-        found.prepared.files = context.files
+        context = await self._read_history(found, question)
         found.prepared.instruction = context.instruction
         found.prepared.conversation = reference.id
         found.history = to_used(reference.id, context)
-        found.trimmed, found.images = context.trimmed, context.images
         found.turn = Turn(reference.id, context.branch, context.head, context.project)
+
+    async def _read_conversation_before(
+        self, found: Resolved, principal: str, used: UsedHistory
+    ) -> None:
+        """Read the history that a response before had of a conversation."""
+        question = AskContext(
+            principal=principal, conversation=used.conversation, branch=used.branch, upto=used.head
+        )
+        try:
+            await self._read_history(found, question)
+        except NotFound as error:
+            raise NotFound(
+                f"what came before it is gone: {error.message}",
+                param="previous_response_id",
+                code="previous_response_not_found",
+            ) from None
+
+    async def _read_history(self, found: Resolved, question: AskContext) -> Context:
+        """Put a conversation's history before all else that was said."""
+        context = decode_answer(await self._ask("conversations", "context", question), Context)
+        prepared = found.prepared
+        prepared.messages = context.messages
+        prepared.context = [*_decode_items(encode(context.asked)), *prepared.context]
+        prepared.files = [*context.files, *prepared.files]
+        found.trimmed, found.images = context.trimmed, context.images
+        return context
 
     async def _read_containers(self, found: Resolved, principal: str) -> None:
         """Find the files of a container that the request names: one of an earlier response."""

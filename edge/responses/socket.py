@@ -2,23 +2,22 @@
 
 A message `{"type": "response.create", …}` becomes a request of the HTTP application, with the
 credentials of the handshake; its events become messages. So limits, errors and runs are the same.
-What the last response said is remembered: one that is not stored can be gone on with too.
+What was said up to the last response is remembered as far as it is not stored, so that it can be
+gone on with too.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from edge.responses.said import Said
 from edge.state import state_of
 from schemas import ids
-from schemas.api import responses as api
-from schemas.api.items import Item
 from schemas.errors import InvalidRequest, JanError, NotFound
-from schemas.responses.prepared import input_items
 
 logger = structlog.get_logger()
 
@@ -62,8 +61,7 @@ class _Conversation:
         self._scope = scope
         self._receive = receive
         self._send = send
-        # A response and all that was said, if not all of that is stored: what is has more.
-        self._last: tuple[str, list[Item]] | None = None
+        self._last: Said | None = None
         self._at_work: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
 
@@ -99,29 +97,17 @@ class _Conversation:
 
     async def _respond(self, body: dict[str, msgspec.Raw]) -> None:
         """Have a response made, and pass its events on."""
+        last, self._last = self._last, None  # one that fails can't be gone on with
         previous = _text(body.get("previous_response_id"))
-        before: list[Item] | None = None
-        if self._last is not None and previous == self._last[0]:
-            before = self._last[1]
-        self._last = None  # one that fails can't be gone on with
+        before = last if last is not None and last.response == previous else None
         request = msgspec.json.encode(body | {"stream": msgspec.Raw(b"true")})
-        answer = _Answer(self._tell)
-        await self._app(self._to_scope(before), self._to_receive(request), answer.on_message)
+        scope, answer = self._to_scope(before), _Answer(self._tell)
+        await self._app(scope, self._to_receive(request), answer.on_message)
         if answer.status != 200:
             await self._tell_error(answer.status, bytes(answer.body))
-        elif answer.response is not None:
-            self._remember(request, answer.response, before or [])
+        self._last = state_of(scope).get("said")
 
-    def _remember(self, request: bytes, response: dict[str, Any], before: list[Item]) -> None:
-        if response["status"] not in ("completed", "incomplete"):
-            return
-        wanted = api.decode_request(request)
-        if wanted.kept and not before:
-            return
-        asked = input_items(wanted, response["id"])
-        self._last = (response["id"], [*before, *asked, *response["output"]])
-
-    def _to_scope(self, before: list[Item] | None) -> Scope:
+    def _to_scope(self, before: Said | None) -> Scope:
         headers = [
             item
             for item in self._scope["headers"]
@@ -175,7 +161,6 @@ class _Answer:
     def __init__(self, tell: Callable[[bytes], Awaitable[None]]) -> None:
         self.status = 500
         self.body = bytearray()
-        self.response: dict[str, Any] | None = None
         self._tell = tell
 
     async def on_message(self, message: Message) -> None:
@@ -192,21 +177,6 @@ class _Answer:
             for line in block.split(b"\n"):
                 if line.startswith(_DATA):
                     await self._tell(line[len(_DATA) :])
-                    self._look(line[len(_DATA) :])
-
-    def _look(self, event: bytes) -> None:
-        """Keep the response of a last event."""
-        found = _decode_last(event)
-        if found.type in ("response.completed", "response.incomplete", "response.failed"):
-            self.response = msgspec.json.decode(found.response)
-
-
-class _Event(msgspec.Struct):
-    type: str
-    response: msgspec.Raw = msgspec.Raw(b"null")
-
-
-_decode_last = msgspec.json.Decoder(_Event).decode
 
 
 def _to_body(message: Message) -> dict[str, msgspec.Raw]:

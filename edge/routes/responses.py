@@ -23,6 +23,7 @@ from edge.generation import (
 from edge.requests import answer_json, read_paging, stored_of
 from edge.responses.answering import CompactionAnswering, CountAnswering, ResponseAnswering
 from edge.responses.lookup import to_queued
+from edge.responses.said import to_said
 from edge.state import state_of
 from schemas import writes
 from schemas.errors import InvalidRequest, JanError
@@ -41,11 +42,12 @@ class Create:
         if body is None:
             return
         state, caller = state_of(scope), to_caller(scope)
+        before = state.get("said_before")
         order = await state["preparation"].to_order(
             body,
             caller.principal,
             stream=query(scope, "stream") == "true",
-            before=state.get("said_before"),
+            before=before,
         )
         runs = state["runs"]
         run = await runs.accept(order, caller)
@@ -60,6 +62,8 @@ class Create:
             run, runs.options, receive, send, caller.request_id, started, inbox=state["inbox"]
         )
         await answer(runs, answering)
+        if "said_before" in state and answering.ended is not None:  # a WebSocket's
+            state["said"] = to_said(order, before, answering.ended)
 
 
 class CountTokens:

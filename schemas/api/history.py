@@ -17,6 +17,7 @@ _ANSWERS: Final = ("mcp_approval_response", "mcp_call")  # of questions for appr
 _ROLES: Final = ("user", "assistant", "system", "developer")
 _LONGEST_NAME: Final = 128  # characters of a call's id and name, as in items that clients send
 _NAMELESS: Final = "unknown"
+_DENIED: Final = "The user did not allow this call."
 
 
 def to_messages(
@@ -50,7 +51,7 @@ def to_messages(
             case "mcp_approval_response":
                 request = asked.get(item.get("approval_request_id"))
                 if request is not None and item.get("approve") is False:
-                    chat.add_message(_to_denial(request))
+                    chat.add_hosted(_to_denied(request), names or {})
             case kind if kind in HOSTED:
                 chat.add_hosted(item, names or {})
     return chat.close()
@@ -252,11 +253,9 @@ class _Chat:
             self._shown = []
 
 
-def _to_denial(request: Item) -> Item:
-    """What the user has said by not approving a call."""
-    told = {name: request.get(name) for name in ("server_label", "name", "arguments")}
-    text = f"I do not allow this call: {msgspec.json.encode(told).decode()}"
-    return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
+def _to_denied(request: Item) -> Item:
+    """The call that was asked about, and what came of it."""
+    return request | {"type": "mcp_call", "status": "failed", "output": _DENIED}
 
 
 def _to_message(item: Item) -> Message | None:

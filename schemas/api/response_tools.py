@@ -1,6 +1,6 @@
 """The tools that a response's request names, and which of them the model may call."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -290,6 +290,26 @@ def to_choice(given: msgspec.Raw | None) -> Choice:
         raise InvalidRequest(
             message.replace("the body", "'tool_choice'", 1), param=path, code=found.code
         ) from None
+
+
+def require_offered(choice: Choice, tools: Sequence[Tool]) -> None:
+    """Refuse a choice of what `tools` do not have. Raises InvalidRequest."""
+    labels = {tool.server_label for tool in tools if isinstance(tool, McpTool)}
+    names = {_name_of(tool) for tool in tools if not isinstance(tool, McpTool)}
+    chosen = {*(choice.names or ()), *(choice.labels or ())}
+    if choice.mode == "required" and not tools:
+        message = "'tool_choice' wants a call, and there are no 'tools'"
+        raise InvalidRequest(message, param="tool_choice")
+    if unknown := sorted(chosen - names - labels):
+        message = f"'tool_choice' names {unknown[0][:64]!r}, which is not in 'tools'"
+        raise InvalidRequest(message, param="tool_choice")
+
+
+def _name_of(tool: Tool) -> str:
+    """What a choice calls it: a function's own name, or the type."""
+    if isinstance(tool, FunctionTool | CustomTool):
+        return tool.name
+    return str(tool.__struct_config__.tag)
 
 
 def _to_choice(

@@ -20,7 +20,7 @@ from schemas.api.fields import (
     Temperature,
     WebhookUrl,
 )
-from schemas.api.response_tools import Choice, Tool, to_choice, to_tools
+from schemas.api.response_tools import Choice, Tool, require_offered, to_choice, to_tools
 from schemas.errors import InvalidRequest
 from schemas.raw import OptionalRaw
 
@@ -108,6 +108,8 @@ class ResponseRequest(Struct):
     safety_identifier: Annotated[str, Meta(max_length=64)] | None = None
     user: Annotated[str, Meta(max_length=512)] | None = None
     webhook: WebhookUrl | None = None
+    context_management: OptionalRaw = None
+    moderation: OptionalRaw = None
 
     @property
     def kept(self) -> bool:
@@ -123,6 +125,10 @@ class ResponseRequest(Struct):
         return to_choice(self.tool_choice)
 
 
+_NOT_HERE: Final = {
+    "context_management": "this server compacts when it is asked to: POST /v1/responses/compact",
+    "moderation": "this server moderates nothing",
+}
 _decode = decoder(ResponseRequest)
 
 
@@ -140,8 +146,10 @@ def decode_request(body: bytes) -> ResponseRequest:
         raise InvalidRequest("'webhook' is for responses in the background", param="webhook")
     if request.top_logprobs and "message.output_text.logprobs" not in (request.include or ()):
         request.include = [*(request.include or ()), "message.output_text.logprobs"]
-    request.to_tools()
-    request.to_choice()
+    for name, why in _NOT_HERE.items():
+        if bytes(getattr(request, name) or b"null") != b"null":
+            raise InvalidRequest(f"'{name}': {why}", param=name, code="unsupported_parameter")
+    require_offered(request.to_choice(), request.to_tools())
     return request
 
 

@@ -23,11 +23,13 @@ class AskResponseContext(Ask, frozen=True, omit_defaults=True, kw_only=True):
     """`query.responses.context`: what a new response goes on from.
 
     `previous` is the response before it, with all that came before that; `references` are ids of
-    items, of any response's input or output, or of a conversation; "" stands for none.
+    items, of any response's input or output, or of a conversation; "" stands for none. `deleted`:
+    `previous` may have been deleted, and what came before it is there still.
     """
 
     previous: str | None = None
     references: list[str] = msgspec.field(default_factory=list)
+    deleted: bool = False
 
 
 class ResponseContext(msgspec.Struct, frozen=True):

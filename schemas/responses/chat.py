@@ -78,10 +78,11 @@ def to_history(
         if instruction:
             messages.append({"role": "system", "content": instruction})
     said = _decode_messages(prepared.messages) if prepared.messages is not None else []
-    answered = answers(items) | {message.get("tool_call_id") for message in said}
+    later = [*prepared.context, *items]
+    answered = answers(later) | {message.get("tool_call_id") for message in said}
     messages += without_unanswered(said, answered)
     names = {_key_of(offer): offer.name for offer in (offers or {}).values()}
-    return messages + to_messages([*prepared.context, *items], called_in(said), names)
+    return messages + to_messages(later, called_in(said), names)
 
 
 def _key_of(offer: Offer) -> tuple[str, str]:

@@ -129,14 +129,23 @@ def find_citations(text: str, citations: Citations) -> list[dict[str, Any]]:
 
 def _find_files(text: str, files: list[Artifact]) -> list[dict[str, Any]]:
     """Find where a text names files, each for the first time."""
-    found = []
+    found, places = [], _find_names(text, {made.name for made in files})
     for made in files:
-        start = text.find(made.name)
+        start = places[made.name]
         if start >= 0:
             told = {"file_id": made.id, "filename": made.name, "container_id": made.container}
             place = {"start_index": start, "end_index": start + len(made.name)}
             found.append({"type": "container_file_citation", **told, **place})
     return found
+
+
+def _find_names(text: str, names: set[str]) -> dict[str, int]:
+    """Where each name begins that is no part of a longer one, as `a.csv` is of `out/a.csv`."""
+    places = {}
+    for name in sorted(names, key=len, reverse=True):
+        places[name] = text.find(name)
+        text = text.replace(name, "\0" * len(name))
+    return places
 
 
 def _to_annotation(cited: Citation, start: int, end: int) -> dict[str, Any]:

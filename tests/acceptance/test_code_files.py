@@ -9,8 +9,10 @@ from typing import Any, Final
 
 import openai
 import pytest
+from openai.types.responses import Response
 
 from cli.launch import LaunchedServer
+from tests.acceptance.test_responses_socket import ask, opened, read
 from tests.support.server import openai_client, running_server
 
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="code runs in a sandbox only")
@@ -29,6 +31,10 @@ count = int(file.read_text()) + 1 if file.exists() else 1
 file.write_text(str(count))
 print("count", count)
 """
+DEEP: Final = "import os; os.makedirs('out/deep', exist_ok=True); os.chdir('out/deep')" + COUNT
+FOLDER: Final = "import os; os.mkdir('out'); open('out/a.csv', 'w').write('a')"
+FILE: Final = "import shutil; shutil.rmtree('out'); open('out', 'w').write('file')"
+LOOK: Final = "import glob; print(sorted(glob.glob('**', recursive=True)))"
 READ: Final = "print(open('data.csv').read().upper())"
 TABLE: Final = "data:text/csv;base64," + base64.b64encode(b"a,b\n1,2\n").decode()
 
@@ -80,6 +86,63 @@ def test_a_chain_goes_on_with_its_files(client: openai.OpenAI) -> None:
     third = respond(client, code(COUNT), previous_response_id=second.id)
     assert [printed(one) for one in (second, third)] == [["count 2"], ["count 3"]]
     assert printed(respond(client, code(COUNT))) == ["count 1"]
+
+
+@pytest.mark.requirement("responses.code_files")
+def test_files_in_folders_are_found_where_they_were_put(client: openai.OpenAI) -> None:
+    first = respond(client, code(DEEP, rounds=2))
+    second = respond(client, code(DEEP), previous_response_id=first.id)
+    container = next(item.container_id for item in second.output if hasattr(item, "container_id"))
+    third = respond(client, code(DEEP), container)
+    assert printed(first) == ["count 1", "count 2"]
+    assert [printed(one) for one in (second, third)] == [["count 3"], ["count 4"]]
+    conversation = client.conversations.create().id
+    said = [respond(client, code(DEEP), conversation=conversation) for _ in range(2)]
+    assert [printed(one) for one in said] == [["count 1"], ["count 2"]]
+
+
+@pytest.mark.requirement("responses.code_interpreter")
+def test_a_file_in_a_folder_is_told_and_cited_by_its_path(client: openai.OpenAI) -> None:
+    response = respond(client, code(FOLDER + "; open('a.csv', 'w').write('other')"))
+    call, message = response.output
+    assert "[Files made: a.csv (5 bytes), out/a.csv (1 bytes)]" in call.outputs[0].logs
+    (content,) = message.content
+    cited = {one.filename: one for one in content.annotations}
+    assert sorted(cited) == ["a.csv", "out/a.csv"]
+    for name, one in cited.items():
+        assert content.text[one.start_index : one.end_index] == name
+    read = client.containers.files.content.retrieve
+    own = read(cited["out/a.csv"].file_id, container_id=call.container_id)
+    assert own.content == b"a"
+    assert own.response.headers["content-disposition"] == "attachment"
+
+
+@pytest.mark.requirement("responses.code_files")
+def test_a_file_may_become_a_folder_and_a_folder_a_file(client: openai.OpenAI) -> None:
+    first = respond(client, code("open('out', 'w').write('file'); open('kept', 'w').write('kept')"))
+    replace = code(f"import os; os.remove('out'); {FOLDER}")
+    second = respond(client, replace, previous_response_id=first.id)
+    third = respond(client, code(LOOK), previous_response_id=second.id)
+    fourth = respond(client, code(FILE), previous_response_id=third.id)
+    fifth = respond(client, code(LOOK), previous_response_id=fourth.id)
+    assert printed(third) == ["['kept', 'out', 'out/a.csv']"]
+    assert printed(fifth) == ["['kept', 'out']"]
+
+
+@pytest.mark.requirement("responses.code_files")
+@pytest.mark.parametrize("store", [True, False])
+def test_a_chain_on_one_socket_goes_on_with_its_files(coding: LaunchedServer, store: bool) -> None:
+    key = coding.create_key()
+    with openai_client(coding.url, key) as client, opened(coding, key) as socket:
+        before = respond(client, code(COUNT)).id
+        for count in ("count 2", "count 3"):
+            tool = {"type": "code_interpreter", "container": {"type": "auto"}}
+            more = {"model": "cued", "tools": [tool], "store": store}
+            more["include"] = ["code_interpreter_call.outputs"]
+            ask(socket, input=code(COUNT), previous_response_id=before, **more)
+            response = Response.model_validate(read(socket)[-1]["response"])
+            assert printed(response)[0] == count
+            before = response.id
 
 
 @pytest.mark.requirement("responses.code_files")

@@ -248,16 +248,18 @@ def test_what_a_file_search_has_found_is_told_whole(
 
 
 @pytest.mark.requirement("responses.hosted.context")
-def test_a_chain_on_one_socket_is_told_what_was_stored(
-    calling: LaunchedServer, upstream: UpstreamProcess
+@pytest.mark.parametrize("store", [True, False])
+def test_a_chain_on_one_socket_is_told_what_tools_said(
+    calling: LaunchedServer, upstream: UpstreamProcess, store: bool
 ) -> None:
-    search = {"model": "caller", "tools": [{"type": "web_search"}]}
+    search = {"model": "caller", "tools": [{"type": "web_search"}], "store": store}
+    mark = f"By socket, {store}?"
     with opened(calling, calling.create_key()) as socket:
         ask(socket, input='!tool web_search {"q": "sockets"}', **search)
         first = read(socket)[-1]["response"]
-        ask(socket, input="By socket?", previous_response_id=first["id"], **search)
+        ask(socket, input=mark, previous_response_id=first["id"], **search)
         assert read(socket)[-1]["type"] == "response.completed"
-    messages = told(upstream, "By socket?")
+    messages = told(upstream, mark)
     assert [one["role"] for one in messages] == ["user", "assistant", "tool", "assistant", "user"]
     assert "Made-up result 1 for sockets" in messages[2]["content"]
 
@@ -317,11 +319,11 @@ def test_a_no_is_told_to_the_model_and_stays_one(
     assert "mcp_call" not in [item.type for item in second.output]
     respond("What did I forbid?", previous_response_id=second.id, tools=[server])
     for text in ("Why not?", "What did I forbid?"):
-        denials = [
-            one for one in told(upstream, text) if "I do not allow this call" in str(one["content"])
-        ]
-        assert [one["role"] for one in denials] == ["user"]
-        assert "denied" in denials[0]["content"]
+        messages = told(upstream, text)
+        (at,) = (n for n, one in enumerate(messages) if one["role"] == "tool")
+        assert messages[at]["content"] == "The user did not allow this call."
+        (call,) = messages[at - 1]["tool_calls"]
+        assert "denied" in call["function"]["arguments"]
     yes = said | {"approve": True}
     with pytest.raises(openai.BadRequestError) as refused:
         respond([yes], previous_response_id=second.id, tools=[server])

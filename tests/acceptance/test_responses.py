@@ -282,6 +282,10 @@ def searching(filters: Any) -> dict[str, Any]:
     return {"model": SIMULATED, "input": "x", "tools": [tool]}
 
 
+def choosing(choice: dict[str, Any]) -> dict[str, Any]:
+    return {"model": SIMULATED, "input": "x", "tools": [WEATHER], "tool_choice": choice}
+
+
 @pytest.mark.requirement("responses.errors")
 @pytest.mark.parametrize(
     ("field", "body"),
@@ -296,6 +300,28 @@ def searching(filters: Any) -> dict[str, Any]:
             {"model": SIMULATED, "input": "x", "tools": [{"type": "function", "name": "a b"}]},
         ),
         ("tool_choice.type", {"model": SIMULATED, "input": "x", "tool_choice": {"type": "no"}}),
+        ("tool_choice", {"model": SIMULATED, "input": "x", "tool_choice": "required"}),
+        ("tool_choice", choosing({"type": "function", "name": "get_whether"})),
+        ("tool_choice", choosing({"type": "file_search"})),
+        ("tool_choice", choosing({"type": "mcp", "server_label": "sums"})),
+        (
+            "tool_choice",
+            choosing(
+                {
+                    "type": "allowed_tools",
+                    "mode": "auto",
+                    "tools": [
+                        {"type": "function", "name": "get_weather"},
+                        {"type": "function", "name": "get_whether"},
+                    ],
+                }
+            ),
+        ),
+        ("moderation", {"model": SIMULATED, "input": "x", "moderation": {"model": "m"}}),
+        (
+            "context_management",
+            {"model": SIMULATED, "input": "x", "context_management": [{"type": "compaction"}]},
+        ),
         (
             "input[1].type",
             {"model": SIMULATED, "input": [{"role": "user", "content": "x"}, {"type": "no"}]},

@@ -81,10 +81,16 @@ def read_context(place: Place) -> Read:
     return asked.read
 
 
-async def context(place: Place, previous: str | None = None, *references: str) -> list[str]:
+async def context(
+    place: Place,
+    previous: str | None = None,
+    *references: str,
+    principal: str = PRINCIPAL,
+    deleted: bool = False,
+) -> list[str]:
     """The texts of what a response would go on from."""
     question = AskResponseContext(
-        principal=PRINCIPAL, previous=previous, references=list(references)
+        principal=principal, previous=previous, references=list(references), deleted=deleted
     )
     found = await place.one.ask(read_context(place), question)
     return texts([*found.items, *found.referred.values()])
@@ -162,6 +168,21 @@ async def test_a_chain_is_gone_on_from_oldest_first(place: Place) -> None:
 
     await place.command("responses.delete", writes.DeleteResponse(id_of(second)))
     assert await context(place, id_of(third)) == [*spoken[:2], *spoken[4:]]
+
+
+async def test_what_came_before_a_deleted_response_is_there_for_its_owner(place: Place) -> None:
+    first = await keep(place, "one")
+    second = await keep(place, "two", previous_response_id=id_of(first))
+    spoken = ["one", "re: one", "two", "re: two"]
+    assert await context(place, id_of(second), deleted=True) == spoken
+
+    await place.command("responses.delete", writes.DeleteResponse(id_of(second)))
+    assert await context(place, id_of(second), deleted=True) == spoken[:2]
+    with pytest.raises(NotFound):
+        await context(place, id_of(second))
+    for previous in (first, second):
+        with pytest.raises(NotFound):
+            await context(place, id_of(previous), principal="user_b", deleted=True)
 
 
 @pytest.mark.parametrize(("status", "run_status"), [("failed", "failed"), ("cancelled",) * 2])

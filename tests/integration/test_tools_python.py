@@ -4,6 +4,8 @@ import asyncio
 import os
 import shutil
 import socket
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import psutil
 import pytest
 
 from bus import open_store
+from schemas.tool_options import is_file_path
 from schemas.tools import ToolResult
 from tests.support.nats import NatsServer
 from tests.support.tools import ToolDesk, running_tools
@@ -72,15 +75,90 @@ async def test_files_go_in_and_come_out(
     result = await executed(shared_nats, tool_desk, code, tmp_path, options=options)
     upper, deep = sorted(result.artifacts, key=lambda one: one.name, reverse=True)
     assert (upper.name, upper.bytes, upper.media_type) == ("upper.csv", 8, "text/csv")
-    assert deep.name == "sub_deep.bin"
+    assert deep.name == "sub/deep.bin"
     assert upper.reference.startswith("artifacts/")
     assert upper.container in upper.reference
     assert await objects.get(upper.reference) == b"A,B\n1,2\n"
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", ".hidden", "a/b", ""])
 @sandboxed
-async def test_a_file_with_a_path_for_a_name_is_refused(
+async def test_a_file_goes_to_its_path_and_comes_back_from_there(
+    shared_nats: NatsServer, tool_desk: ToolDesk, tmp_path: Path
+) -> None:
+    objects = open_store(tmp_path / "objects")
+    await objects.put("files/one", b"1")
+    names = ["data/in.txt", "data/deep/in.txt", "a/b/c/d/e/f/g/in.txt"]
+    code = "\n".join(
+        [
+            "from pathlib import Path",
+            f"print([Path(name).read_text() for name in {names}])",
+            "Path('data/deep/in.txt').write_text('2')",
+        ]
+    )
+    options = {"files": [{"name": name, "reference": "files/one"} for name in names]}
+    result = await executed(shared_nats, tool_desk, code, tmp_path, options=options)
+    assert result.output.startswith("['1', '1', '1']\n[Files made: data/deep/in.txt (1 bytes)]")
+    (changed,) = result.artifacts
+    assert (changed.name, await objects.get(changed.reference)) == ("data/deep/in.txt", b"2")
+
+
+@sandboxed
+@pytest.mark.parametrize("names", [["out", "out/a", "out/b"], ["out/a", "out/b", "out"]])
+async def test_of_a_file_and_a_folder_at_the_same_path_code_finds_the_newest(
+    shared_nats: NatsServer, tool_desk: ToolDesk, tmp_path: Path, names: list[str]
+) -> None:
+    await open_store(tmp_path / "objects").put("files/one", b"1")
+    code = "import glob; print(sorted(glob.glob('**', recursive=True)))"
+    options = {"files": [{"name": name, "reference": "files/one"} for name in names]}
+    result = await executed(shared_nats, tool_desk, code, tmp_path, options=options)
+    expected = ["out"] if names[-1] == "out" else ["out", "out/a", "out/b"]
+    assert result.output == str(expected)
+
+
+ODD_NAMES = """
+import os
+os.makedirs("a/b/c/d/e/f/g/h")
+open("a/b/c/d/e/f/g/h/i.csv", "w").write("deep")
+open("a_b_c_d_e_f_g_h_i.csv", "w").write("plain")
+os.makedirs("x" * 200)
+open("x" * 200 + "/" + "y" * 200 + ".csv", "w").write("long")
+for name in (b"bad\\xff", b"bad\\xfe", b"bad?", b"two\\nlines", b"two_lines"):
+    open(name, "w").write("odd")
+"""
+
+
+@sandboxed
+async def test_each_odd_path_becomes_a_name_of_its_own(
+    shared_nats: NatsServer, tool_desk: ToolDesk, tmp_path: Path
+) -> None:
+    result = await executed(shared_nats, tool_desk, ODD_NAMES, tmp_path)
+    names = {one.name for one in result.artifacts}
+    assert len(names) == 8
+    assert {"a_b_c_d_e_f_g_h_i.csv", "bad?", "two_lines"} < names
+    assert all(is_file_path(name) and "/" not in name for name in names)
+    assert sum(name.endswith(".csv") for name in names) == 3
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../etc/passwd",
+        "../x",
+        "a/../../x",
+        "/etc/x",
+        "a//x",
+        "a/",
+        "a/./x",
+        ".hidden",
+        "a/.hidden/x",
+        "a/\0/x",
+        "a/b/c/d/e/f/g/h/x",
+        "a" * 128 + "/" + "x" * 128,
+        "",
+    ],
+)
+@sandboxed
+async def test_a_file_whose_path_leads_elsewhere_is_refused(
     shared_nats: NatsServer, tool_desk: ToolDesk, name: str
 ) -> None:
     options = {"files": [{"name": name, "reference": "files/one"}]}
@@ -290,6 +368,8 @@ os.mkdir("dir"); os.symlink("..", "dir/up")
 open("plain.txt", "w").write("plain")
 os.link("plain.txt", "hard.txt")
 open(b"bad\\xff\\nname", "w").write("x")
+os.symlink("/run", "run"); os.symlink("dir", "other"); open("dir/seen.txt", "w").write("seen")
+os.mkdir("closed"); open("closed/x", "w"); os.chmod("closed", 0)
 """
 
 
@@ -300,10 +380,41 @@ async def test_links_and_special_files_are_not_followed(
 ) -> None:
     result = await executed(shared_nats, tool_desk, ESCAPE_BY_LINKS, tmp_path)
     names = sorted(one.name for one in result.artifacts)
-    assert names[1:] == ["hard.txt", "plain.txt"]
+    assert names[1:] == ["dir/seen.txt", "hard.txt", "plain.txt"]
     assert names[0].isprintable()
     stored = [path.read_bytes() for path in (tmp_path / "objects").rglob("*") if path.is_file()]
     assert not any(b"root" in data for data in stored)
+
+
+SWAP_FOR_LINKS = """
+import ctypes, os
+for number in range(900):  # too large to be kept, they give it time
+    os.mknod(f"{number:03}")
+    os.truncate(f"{number:03}", 9 << 20)
+os.mkdir("a")
+open("a/code.py", "w").write("own")
+os.symlink("/run", "b")
+if os.fork() == 0:
+    for descriptor in (1, 2):
+        os.dup2(os.open("/dev/null", os.O_RDWR), descriptor)
+    while True:
+        ctypes.CDLL(None).renameat2(-100, b"a", -100, b"b", 2)  # RENAME_EXCHANGE
+"""
+
+
+@sandboxed
+@pytest.mark.requirement("tools.sandbox")
+async def test_a_folder_that_becomes_a_link_while_files_are_gathered_is_not_followed(
+    shared_nats: NatsServer, tool_desk: ToolDesk, tmp_path: Path
+) -> None:
+    objects = open_store(tmp_path / "objects")
+    async with running_tools(shared_nats, data=tmp_path, tools_queues=["python_exec"]):
+        arguments = {"code": SWAP_FOR_LINKS}
+        for _ in range(8):
+            result = await tool_desk.result("python_exec", arguments, queue="python_exec")
+            assert result.status == "completed"
+            for made in result.artifacts:
+                assert await objects.get(made.reference) == b"own"
 
 
 @sandboxed
@@ -373,3 +484,39 @@ async def test_with_a_sandbox_that_fails_no_code_runs(
     assert result.error is not None
     assert result.error.code == "unavailable"
     assert "bubblewrap does not work" in result.output
+
+
+LIAR = """#!/usr/bin/python3
+import os, sys
+sys.stdin.buffer.read()
+print(42)
+paths = ["../x", "/etc/x", "a/../../x", "..", "a/x"]
+named = ",".join(f'["{path}",0]' for path in paths)
+os.write(int(sys.argv[-1]), b'{"code":0,"left_out":0,"files":[%b]}\\n' % named.encode())
+"""
+
+
+@pytest.fixture
+def liar() -> Iterator[Path]:
+    """A folder with a bubblewrap that says what it likes, for every user to run."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "bwrap").write_text(LIAR)
+        (folder / "bwrap").chmod(0o755)
+        folder.chmod(0o755)
+        yield folder
+
+
+@pytest.mark.requirement("tools.sandbox")
+async def test_no_path_leads_elsewhere_whatever_comes_out_of_a_sandbox(
+    shared_nats: NatsServer,
+    tool_desk: ToolDesk,
+    monkeypatch: pytest.MonkeyPatch,
+    liar: Path,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("PATH", f"{liar}:/usr/bin:/bin")
+    result = await executed(shared_nats, tool_desk, "pass", tmp_path)
+    *odd, plain = [one.name for one in result.artifacts]
+    assert [name.partition("_")[2] for name in odd] == [".._x", "_etc_x", "a_.._.._x", ".."]
+    assert plain == "a/x"

@@ -175,6 +175,10 @@ def test_a_dollar_can_be_written() -> None:
         ("providers:\n  - name: a\n    models: [{id: m}]\n", "providers[0].kind: is missing"),
         (one("    name: b\n"), "p.yaml:5: providers[0].name: is there twice"),
         (one("routing: {default_provider: z}\n"), "p.yaml:5: routing.default_provider: no provid"),
+        (
+            one("    tokens: 5\n"),
+            "p.yaml:5: providers[0].tokens: unknown key here: it belongs to another part",
+        ),
         (one("routings: {}\n"), "p.yaml:5: routings: unknown key (did you mean routing?)"),
         ("", "p.yaml: the file needs a list"),
         ("- a\n", "p.yaml: the file needs a list"),

@@ -138,6 +138,7 @@ async def test_a_file_in_the_data_directory_is_used_without_being_named(
     file.write_text("providers: [{name: mine, kind: simulated, models: [{id: m}]}]")
     served = await providers.choose(None, None, [], data_at(tmp_path))
     assert served.environment() == {"JAN_PROVIDERS": str(file)}
+    assert not served.toys  # it was asked for
 
 
 async def test_what_an_upstream_left_is_forgotten_without_it(

@@ -10,7 +10,7 @@ from schemas.commands import RunInference
 from schemas.objects import artifact_name, container_of, find_artifact
 from schemas.responses.chat import to_history
 from schemas.responses.files import SentFile, files_in
-from schemas.tool_options import MAX_FILES, MAX_FILES_BYTES, InputFile, is_file_name
+from schemas.tool_options import MAX_FILES, MAX_FILES_BYTES, InputFile, is_file_path
 from workers.responses.office import Asked
 
 
@@ -30,7 +30,7 @@ class Folder:
         self._before: dict[str, _File] | None = None
 
     async def files(self, told: Iterable[Told]) -> list[InputFile]:
-        """The newest files, one of each name, as many as there is room for.
+        """The newest files, one of each path, as many as there is room for.
 
         `told` is what earlier code of this response has made. Raises BusError.
         """
@@ -64,7 +64,7 @@ class Folder:
     def _add_made(self, found: dict[str, _File], made: Iterable[MadeFile]) -> None:
         for file in made:
             reference = find_artifact(self._job.principal, file.container, file.id)
-            if reference is not None and is_file_name(file.name):
+            if reference is not None and is_file_path(file.name):
                 found.pop(file.name, None)
                 found[file.name] = _File(file.bytes, reference)
 

@@ -7,6 +7,7 @@ from outside, as no limit of the kernel without cgroups adds them up.
 """
 
 import asyncio
+import hashlib
 import os
 import shutil
 import signal
@@ -21,7 +22,7 @@ import msgspec
 import psutil
 import structlog
 
-from schemas.tool_options import MAX_FILES, MAX_FILES_BYTES
+from schemas.tool_options import MAX_FILES, MAX_FILES_BYTES, is_file_path
 from workers.tools.settings import ToolsSettings
 
 logger = structlog.get_logger()
@@ -42,7 +43,7 @@ _SELF_TEST: Final = "import socket; print(6 * 7)"
 
 @dataclass(frozen=True)
 class Produced:
-    """A file that the code made."""
+    """A file that the code gets or made. `name` is its path in the code's folder."""
 
     name: str
     data: bytes
@@ -368,10 +369,14 @@ def _split(report: _Report, data: bytes) -> list[Produced]:
     return found
 
 
-def _plain(name: str) -> str:
-    """A file's name as it can be shown and stored: no path, nothing that is not printed."""
-    shown = "".join(char if char.isprintable() else "_" for char in name.replace("/", "_"))
-    return shown.strip(". ")[:200] or "file"
+def _plain(path: str) -> str:
+    """A file's path as it can be shown and stored; if it can't be, a name of the file's own."""
+    if is_file_path(path):
+        return path
+    shown = "".join(char if char.isprintable() else "_" for char in path.replace("/", "_"))
+    ending = shown.encode()[-200:].decode(errors="ignore")
+    # Others may look the same, or have this very name.
+    return f"{hashlib.sha256(path.encode()).hexdigest()[:8]}_{ending}"
 
 
 def _shown(printed: bytearray) -> str:

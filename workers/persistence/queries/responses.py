@@ -103,7 +103,7 @@ async def get_context(
     """What a new response goes on from. Raises NotFound naming the field, InvalidRequest."""
     items: list[bytes] = []
     if ask.previous is not None:
-        await _require_previous(connection, ask.previous, ask.principal, read_accepted)
+        await _require_previous(connection, ask, ask.previous, read_accepted)
         items = await _read_chain(connection, ask.previous)
     named = [name for name in dict.fromkeys(ask.references) if name]
     referred = await find_items(connection, ask.principal, named) if named else {}
@@ -156,15 +156,16 @@ async def _read_chain(connection: AsyncConnection, last: str) -> list[bytes]:
 
 async def _require_previous(
     connection: AsyncConnection,
+    ask: AskResponseContext,
     response_id: str,
-    principal: str | None,
     read_accepted: ReadAccepted,
 ) -> None:
-    known = select(responses.c.id).where(_is_owned(response_id, principal))
+    owned = _is_owned(response_id, ask.principal, deleted=ask.deleted)
+    known = select(responses.c.id).where(owned)
     if await connection.scalar(known) is not None:
         return
     message = f"there is no response {response_id}"
-    seq = await connection.scalar(_at_work(last_fact("accepted"), response_id, principal))
+    seq = await connection.scalar(_at_work(last_fact("accepted"), response_id, ask.principal))
     accepted = await read_accepted(seq) if seq else None
     # One that is not to be kept can't be gone on from, whether it has ended or not.
     if accepted is not None and accepted.command.stored:
@@ -190,8 +191,13 @@ def _at_work(
     return found if principal is None else found.where(runs.c.principal == principal)
 
 
-def _is_owned(response_id: str, principal: str | None) -> ColumnElement[bool]:
-    wanted = and_(responses.c.id == response_id, responses.c.deleted_at.is_(None))
+def _is_owned(
+    response_id: str, principal: str | None, *, deleted: bool = False
+) -> ColumnElement[bool]:
+    """Whether a row is this response of the principal's; `deleted`: even if it was deleted."""
+    wanted = responses.c.id == response_id
+    if not deleted:
+        wanted = and_(wanted, responses.c.deleted_at.is_(None))
     return wanted if principal is None else and_(wanted, responses.c.principal == principal)
 
 

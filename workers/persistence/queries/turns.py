@@ -14,7 +14,7 @@ from schemas.api.items import Item, text_of
 from schemas.api.lists import encode_page
 from schemas.api.turns import ConversationMessage
 from schemas.commands import encode
-from schemas.errors import InvalidRequest
+from schemas.errors import InvalidRequest, NotFound
 from schemas.queries.conversations import AskContext, AskItems, Context
 from workers.persistence.queries.conversations import (
     is_in,
@@ -36,8 +36,11 @@ _decode_item = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 async def get_context(connection: AsyncConnection, ask: AskContext) -> Context:
-    """What a model needs to go on with a branch. Raises NotFound."""
-    branch = await read_branch(connection, ask.conversation, ask.principal, ask.branch)
+    """What a model needs to go on with a branch. Raises NotFound naming the request's field."""
+    try:
+        branch = await read_branch(connection, ask.conversation, ask.principal, ask.branch)
+    except NotFound as error:
+        raise NotFound(error.message, param=error.param or "conversation") from None
     values = to_values(ask.conversation, branch.segments, ask.upto)
     newest = await _newest(len(branch.segments)).all(connection, values)
     first, trimmed = choose(newest)

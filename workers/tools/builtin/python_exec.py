@@ -8,7 +8,13 @@ from msgspec import Meta
 
 from schemas.errors import NotFound
 from schemas.objects import artifact_id
-from schemas.tool_options import MAX_FILES_BYTES, McpHints, PythonOptions, is_file_name
+from schemas.tool_options import (
+    MAX_FILES_BYTES,
+    McpHints,
+    PythonOptions,
+    exclude,
+    is_file_path,
+)
 from schemas.tools import Artifact
 from workers.tools.outcome import Answer, Failed
 from workers.tools.sandbox import Produced, Ran
@@ -32,7 +38,7 @@ class PythonExec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Made(msgspec.Struct, frozen=True):
-    """A file that the code made."""
+    """A file that the code made. `name` is its path in the code's folder."""
 
     id: str
     name: str
@@ -63,12 +69,15 @@ async def run(asked: PythonExec, call: Context) -> Answer:
 
 
 async def _files_in(call: Context) -> tuple[list[Produced], list[str]]:
-    """The files that the code gets, and the names of those that are no longer kept."""
+    """The files that the code gets, and the paths of those that are no longer kept."""
     found: list[Produced] = []
     missing: list[str] = []
-    for file in call.options(PythonOptions).files:
-        if not is_file_name(file.name):
+    files = call.options(PythonOptions).files
+    for number, file in enumerate(files, 1):
+        if not is_file_path(file.name):
             raise Failed("invalid_options", f"A file can't be named {file.name[:100]!r}.")
+        if any(exclude(file.name, newer.name) for newer in files[number:]):
+            continue
         try:
             found.append(Produced(file.name, await call.means.objects.get(file.reference)))
         except NotFound:

@@ -9,10 +9,7 @@ import openai
 import pytest
 
 from tests.support.server import LaunchedServer, eventually, http_client, openai_client
-
-
-def message(text: str, role: str = "user") -> dict[str, str]:
-    return {"type": "message", "role": role, "content": text}
+from tests.support.stored import message
 
 
 @pytest.mark.requirement("conversations.crud")

@@ -12,7 +12,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import BlobResourceContents, ResourceLink, TextResourceContents
 
 from cli.launch import LaunchedServer
-from tests.support.mcp import VERSIONS, become_guest, mcp_client
+from tests.support.mcp import VERSIONS, become_guest, mcp_client, versions
 from tests.support.server import running_server
 
 ARGUMENTS: Final[dict[str, dict[str, Any]]] = {
@@ -36,7 +36,7 @@ def root_of(server: LaunchedServer) -> str:
 
 @pytest.mark.requirement("mcp.list", "mcp.call", "mcp.auth")
 @pytest.mark.parametrize("path", ["/mcp", "/v1/mcp"])
-@pytest.mark.parametrize("version", VERSIONS)
+@versions
 async def test_a_guest_calls_every_tool(searching: LaunchedServer, version: str, path: str) -> None:
     url = root_of(searching)
     async with mcp_client(url, await become_guest(url), version, path) as client:
@@ -77,7 +77,7 @@ open("large.bin", "wb").write(bytes(5 << 20))
 
 @pytest.mark.requirement("mcp.files")
 @pytest.mark.skipif(shutil.which("bwrap") is None, reason="code runs in a sandbox only")
-@pytest.mark.parametrize("version", VERSIONS)
+@versions
 async def test_files_of_a_call_are_linked_and_read_by_their_owner_only(
     searching: LaunchedServer, version: str
 ) -> None:
@@ -103,7 +103,7 @@ async def test_files_of_a_call_are_linked_and_read_by_their_owner_only(
 
 
 @pytest.mark.requirement("mcp.hints")
-@pytest.mark.parametrize("version", VERSIONS)
+@versions
 async def test_tools_say_what_is_known_of_their_effects(
     searching: LaunchedServer, version: str
 ) -> None:

@@ -8,6 +8,7 @@ import openai
 import pytest
 
 from tests.acceptance.conftest import SCRIPTED, SIMULATED
+from tests.support.stored import error_of
 from tests.support.upstream_process import UpstreamProcess
 
 CHAT = "/v1/chat/completions"
@@ -19,10 +20,6 @@ def new_prompt(http: httpx.Client, **fields: Any) -> dict[str, Any]:
     answer = http.post("/v1/prompts", json={"name": f"prompt-{next(_numbers)}", **fields})
     assert answer.status_code == 201, answer.text
     return dict(answer.json())
-
-
-def error_of(answer: httpx.Response) -> tuple[int, str | None]:
-    return answer.status_code, answer.json()["error"]["param"]
 
 
 @pytest.mark.requirement("prompts.chat")

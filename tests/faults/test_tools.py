@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import psutil
@@ -15,6 +15,7 @@ from schemas.tools import CallTool
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.tools import Reading, ToolDesk, open_tool_desk
 from tests.support.tools_process import tools_process
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -28,13 +29,6 @@ async def desk(server: NatsServer) -> AsyncIterator[ToolDesk]:
     await migrate(server)
     async with open_tool_desk(server) as desk:
         yield desk
-
-
-async def until(there: Callable[[], bool]) -> None:
-    """Wait until something of other processes is so."""
-    async with asyncio.timeout(20):
-        while not there():  # noqa: ASYNC110 - other processes tell nobody
-            await asyncio.sleep(0.02)
 
 
 def lines_of(file: Path) -> list[str]:

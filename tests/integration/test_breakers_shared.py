@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from schemas.errors import UpstreamError
 from schemas.health import key_of
 from schemas.providers import BreakerSettings
 from tests.support.nats import NatsServer, migrate, running_nats
+from tests.support.waiting import until
 from workers.inference.breakers import Breakers, open_breakers
 
 NAME = "one/m"
@@ -35,14 +36,6 @@ async def breakers_of(nats: NatsServer, name: str) -> AsyncIterator[Breakers]:
         open_breakers(bus, settings, name) as breakers,
     ):
         yield breakers
-
-
-async def until(is_so: Callable[[], bool], timeout: float = 20.0) -> None:
-    async with asyncio.timeout(timeout):
-        while True:
-            if is_so():
-                return
-            await asyncio.sleep(0.01)
 
 
 async def open_it(breakers: Breakers) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -22,35 +22,43 @@ from schemas.errors import (
 )
 from tests.support.bus_proxy import proxying
 from tests.support.edge import edge_settings
-from tests.support.nats import NatsServer, migrate, running_nats
+from tests.support.nats import NatsServer, migrate
 
 RUN = "run_01jd00000000000000000000aa"
 FRAMES = subjects.frames("edge-1", RUN)
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[NatsServer]:
-    with running_nats(tmp_path / "store") as running:
-        yield running
-
-
-@pytest.fixture
-async def inference(server: NatsServer) -> AsyncIterator[Bus]:
-    await migrate(server)
-    async with open_bus(server.url("inference"), name="inference-1") as bus:
+async def inference(nats: NatsServer) -> AsyncIterator[Bus]:
+    await migrate(nats)
+    async with open_bus(nats.url("inference"), name="inference-1") as bus:
         yield bus
 
 
 @pytest.fixture
-async def edge(server: NatsServer, inference: Bus) -> AsyncIterator[Bus]:
-    async with open_bus(server.url("edge"), name="edge-1") as bus:
+async def edge(nats: NatsServer, inference: Bus) -> AsyncIterator[Bus]:
+    async with open_bus(nats.url("edge"), name="edge-1") as bus:
         yield bus
 
 
 @pytest.fixture
-async def cli(server: NatsServer, inference: Bus) -> AsyncIterator[Bus]:
-    async with open_bus(server.url("cli"), name="cli") as bus:
+async def cli(nats: NatsServer, inference: Bus) -> AsyncIterator[Bus]:
+    async with open_bus(nats.url("cli"), name="cli") as bus:
         yield bus
+
+
+class Acks(list[Ack | BusError]):
+    """What came of messages that were sent; it is `done` when there are `count`."""
+
+    def __init__(self, count: int = 1) -> None:
+        super().__init__()
+        self.done = asyncio.Event()
+        self._count = count
+
+    def take(self, ack: Ack | BusError) -> None:
+        self.append(ack)
+        if len(self) == self._count:
+            self.done.set()
 
 
 async def until(condition: asyncio.Event) -> None:
@@ -72,17 +80,10 @@ async def test_a_subjects_messages_form_a_chain_that_strangers_cannot_extend(
 async def test_a_thousand_pipelined_messages_are_acked_and_read_back_in_order(
     inference: Bus, edge: Bus
 ) -> None:
-    acks: list[Ack | BusError] = []
-    done = asyncio.Event()
-
-    def on_ack(ack: Ack | BusError) -> None:
-        acks.append(ack)
-        if len(acks) == 1000:
-            done.set()
-
+    acks = Acks(1000)
     for number in range(1000):
-        inference.send_stored(FRAMES, b"%d" % number, on_ack)
-    await until(done)
+        inference.send_stored(FRAMES, b"%d" % number, acks.take)
+    await until(acks.done)
     assert [ack.seq for ack in acks if isinstance(ack, Ack)] == sorted(range(1, 1001))
     stored = [m async for m in edge.read_subject(subjects.TOKENS, FRAMES, 11)]
     assert [m.data for m in stored] == [b"%d" % number for number in range(10, 1000)]
@@ -122,41 +123,41 @@ async def test_reading_what_is_not_there_finds_nothing(edge: Bus) -> None:
     assert [m async for m in edge.read_subject(subjects.TOKENS, FRAMES)] == []
 
 
-async def test_a_question_that_nobody_answers_is_told_so(edge: Bus, server: NatsServer) -> None:
+async def test_a_question_that_nobody_answers_is_told_so(edge: Bus, nats: NatsServer) -> None:
     with pytest.raises(NoResponders):
         await edge.ask("query.runs.get", b"?")
-    server.freeze()
+    nats.freeze()
     with pytest.raises(BusTimeout):
         await edge.ask("query.runs.get", b"?", timeout=0.3)
-    server.thaw()
+    nats.thaw()
 
 
 async def test_a_publish_with_an_id_survives_the_servers_restart(
-    server: NatsServer, edge: Bus
+    nats: NatsServer, edge: Bus
 ) -> None:
     lost = asyncio.Event()
     edge.on_disconnect(lost.set)
-    server.kill()
+    nats.kill()
     await until(lost)
     with pytest.raises(BusUnavailable):
         await edge.store("commands.run.test", b"{}", msg_id="a", timeout=0.2)
     storing = asyncio.create_task(edge.store("commands.run.test", b"{}", msg_id="b", timeout=20))
-    server.start()
+    nats.start()
     assert (await storing).duplicate is False
 
 
 async def test_an_outage_is_two_lines_in_the_log_however_long_it_lasts(
-    server: NatsServer, edge: Bus
+    nats: NatsServer, edge: Bus
 ) -> None:
     lost, back = asyncio.Event(), asyncio.Event()
     edge.on_disconnect(lost.set)
     edge.on_reconnect(back.set)
     with capture_logs() as logs:
-        server.kill()
+        nats.kill()
         await until(lost)
         with pytest.raises(BusUnavailable):  # some tries to reach it later
             await edge.store("commands.run.test", b"{}", msg_id="a", timeout=0.5)
-        server.start()
+        nats.start()
         await until(back)
     seen = [line["event"] for line in logs if line.get("connection") == "edge-1"]
     assert seen == ["the bus is away", "the bus is back"]
@@ -164,43 +165,31 @@ async def test_an_outage_is_two_lines_in_the_log_however_long_it_lasts(
 
 
 async def test_an_unacked_message_is_told_to_have_an_unknown_outcome(
-    server: NatsServer, inference: Bus
+    nats: NatsServer, inference: Bus
 ) -> None:
-    answered = asyncio.Event()
-    answers: list[Ack | BusError] = []
-
-    def on_ack(ack: Ack | BusError) -> None:
-        answers.append(ack)
-        answered.set()
-
-    server.freeze()
-    inference.send_stored(FRAMES, b"?", on_ack, timeout=0.3)
-    await until(answered)
-    server.thaw()
+    acks = Acks()
+    nats.freeze()
+    inference.send_stored(FRAMES, b"?", acks.take, timeout=0.3)
+    await until(acks.done)
+    nats.thaw()
     await inference.nc.flush()
-    assert isinstance(answers[0], BusTimeout)
-    assert len(answers) == 1  # the late ack is not told a second time
+    assert isinstance(acks[0], BusTimeout)
+    assert len(acks) == 1  # the late ack is not told a second time
 
 
 async def test_an_answer_that_came_while_the_process_stood_still_is_believed(
     inference: Bus,
 ) -> None:
-    answered = asyncio.Event()
-    answers: list[Ack | BusError] = []
-
-    def on_ack(ack: Ack | BusError) -> None:
-        answers.append(ack)
-        answered.set()
-
-    inference.send_stored(FRAMES, b"?", on_ack, timeout=0.5)
+    acks = Acks()
+    inference.send_stored(FRAMES, b"?", acks.take, timeout=0.5)
     await asyncio.sleep(0)  # it is written at the end of the loop's turn
     time.sleep(1.0)  # noqa: ASYNC251 - the whole loop stands still, as in a frozen process
-    await until(answered)
-    assert isinstance(answers[0], Ack)
+    await until(acks.done)
+    assert isinstance(acks[0], Ack)
 
 
 async def test_a_watch_hears_every_change_also_those_of_an_outage(
-    server: NatsServer, edge: Bus, cli: Bus
+    nats: NatsServer, edge: Bus, cli: Bus
 ) -> None:
     state: dict[str, bytes] = {}
     changed = asyncio.Event()
@@ -224,8 +213,8 @@ async def test_a_watch_hears_every_change_also_those_of_an_outage(
     await keys.put("new", b"2")
     await keys.delete("old")
     await settle({"new": b"2"})
-    server.kill()
-    server.start()
+    nats.kill()
+    nats.start()
     await keys_put_after_restart(keys)
     await settle({"new": b"2", "later": b"3"})
 
@@ -268,7 +257,7 @@ async def test_a_message_that_is_too_large_fails_alone(inference: Bus) -> None:
 
 
 async def test_a_connection_that_the_server_ends_is_told_of_once(
-    server: NatsServer, inference: Bus
+    nats: NatsServer, inference: Bus
 ) -> None:
     told: list[BusUnavailable] = []
     ended = asyncio.Event()
@@ -289,20 +278,20 @@ async def test_a_connection_that_the_server_ends_is_told_of_once(
     ]
 
 
-async def test_a_connection_that_we_close_is_told_to_nobody(server: NatsServer) -> None:
+async def test_a_connection_that_we_close_is_told_to_nobody(nats: NatsServer) -> None:
     told: list[BusUnavailable] = []
-    async with open_bus(server.url("edge"), name="edge-1") as bus:
+    async with open_bus(nats.url("edge"), name="edge-1") as bus:
         bus.on_closed(told.append)
     assert bus.closed
     assert told == []
 
 
 async def test_an_edge_that_the_bus_hangs_up_on_ends_with_that(
-    server: NatsServer, inference: Bus, tmp_path: Path
+    nats: NatsServer, inference: Bus, tmp_path: Path
 ) -> None:
-    with proxying(server.port) as proxy:
-        url = server.url("edge").replace(f":{server.port}", f":{proxy.port}")
-        settings = edge_settings(server, tmp_path).model_copy(update={"nats_url": SecretStr(url)})
+    with proxying(nats.port) as proxy:
+        url = nats.url("edge").replace(f":{nats.port}", f":{proxy.port}")
+        settings = edge_settings(nats, tmp_path).model_copy(update={"nats_url": SecretStr(url)})
         port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         serving = asyncio.create_task(serve(settings, on_ready=port.set_result))
         await asyncio.wait_for(port, 20)

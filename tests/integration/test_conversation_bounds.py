@@ -1,38 +1,20 @@
 """Conversations at their limits: concurrency, size, and what is refused by name, over HTTP."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
-import pytest_asyncio
 
-from tests.support.postgres import PostgresServer
 from tests.support.stored import (
-    Stored,
     error_of,
     message,
     new_conversation,
-    running_stored,
     talk,
     text,
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def stored(
-    postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Stored]:
-    async with running_stored(postgres, tmp_path_factory.mktemp("bounds")) as stored:
-        yield stored
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def client(stored: Stored) -> httpx.AsyncClient:
-    return await stored.client()
 
 
 async def read_all(client: httpx.AsyncClient, path: str, order: str) -> list[str]:

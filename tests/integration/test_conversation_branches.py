@@ -1,39 +1,22 @@
 """Branches, edits, calls of tools and deletions of conversations, over HTTP."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
-import pytest_asyncio
 
-from tests.support.postgres import PostgresServer
 from tests.support.stored import (
     Stored,
     error_of,
     items_of,
     message,
     new_conversation,
-    running_stored,
     talk,
     texts_of,
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def stored(
-    postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Stored]:
-    async with running_stored(postgres, tmp_path_factory.mktemp("branches")) as stored:
-        yield stored
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def client(stored: Stored) -> httpx.AsyncClient:
-    return await stored.client()
 
 
 @pytest.mark.requirement("conversations.branches")

@@ -37,11 +37,6 @@ async def stored(
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def client(stored: Stored) -> httpx.AsyncClient:
-    return await stored.client()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
 async def reader(stored: Stored) -> httpx.AsyncClient:
     return await stored.anybody()
 

@@ -2,25 +2,21 @@
 
 import json
 import os
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import msgspec
 import pytest
-import pytest_asyncio
 
 from bus.objects import open_store
 from edge.exports import KEPT
 from schemas.objects import EXPORTS
-from tests.support.postgres import PostgresServer
 from tests.support.stored import (
     Stored,
     error_of,
     items_of,
     message,
     new_conversation,
-    running_stored,
     talk,
     texts_of,
 )
@@ -40,19 +36,6 @@ class RawItem(msgspec.Struct):
     branch: str
     position: int
     item: msgspec.Raw
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def stored(
-    postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Stored]:
-    async with running_stored(postgres, tmp_path_factory.mktemp("transfers")) as stored:
-        yield stored
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def client(stored: Stored) -> httpx.AsyncClient:
-    return await stored.client()
 
 
 def without_ids(body: bytes) -> tuple[Any, ...]:

@@ -4,9 +4,8 @@ import argparse
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -23,19 +22,13 @@ from schemas.queries.runs import AskRun
 from schemas.writes import CreateConversation
 from tests.support import inference, persistence
 from tests.support.inference import Desk, open_desk
-from tests.support.nats import NatsServer, migrate, running_nats
+from tests.support.nats import NatsServer, migrate
 from tests.support.postgres import PostgresServer
 from tests.support.runs import accepted, finished, new_run, store
 from workers.persistence.database import open_engine
 from workers.runtime import bury
 
-
-@pytest.fixture
-def nats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NatsServer]:
-    with running_nats(tmp_path / "store") as server:
-        monkeypatch.setenv("JAN_NATS_URL", server.url("cli"))
-        monkeypatch.setenv("JAN_API_KEY_SECRET", "s" * 32)
-        yield server
+pytestmark = pytest.mark.usefixtures("jan_finds_nats")
 
 
 class Jan:
@@ -60,7 +53,8 @@ class Jan:
 
 
 @pytest.fixture
-def jan(capsys: pytest.CaptureFixture[str]) -> Jan:
+def jan(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Jan:
+    monkeypatch.setenv("JAN_API_KEY_SECRET", "s" * 32)
     return Jan(capsys)
 
 

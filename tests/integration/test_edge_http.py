@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,10 @@ from schemas import subjects
 from schemas.errors import JanError
 from schemas.keys import KeyLimits
 from tests.support.edge import edge_settings, put_key, running_edge, store_key
-from tests.support.nats import NatsServer, migrate, running_nats
+from tests.support.nats import NatsServer, migrate
 
 HELLO = {"model": "jan-simulated", "messages": [{"role": "user", "content": "hello"}]}
 CHAT = "/v1/chat/completions"
-
-
-@pytest.fixture
-def nats(tmp_path: Path) -> Iterator[NatsServer]:
-    with running_nats(tmp_path / "nats") as server:
-        yield server
 
 
 @pytest_asyncio.fixture

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +24,10 @@ from schemas.events import encode_run_accepted
 from schemas.objects import request_name
 from schemas.queries.conversations import AskConversations, AskItems
 from schemas.queries.responses import AskResponseContext
-from tests.support.nats import NatsServer, migrate, running_nats
+from tests.support.nats import NatsServer, migrate
 from tests.support.persistence import running_worker
-from tests.support.postgres import PostgresServer, running_postgres
-from tests.support.runs import finished, new_run, store
+from tests.support.postgres import PostgresServer
+from tests.support.runs import finished, new_run, store, tellers
 from tests.support.stored import of_edge, stored_item
 from tests.support.stored_responses import call_of, response_of, step_of
 from workers.persistence.database import open_engine
@@ -37,19 +37,6 @@ from workers.persistence.tables import erasures, run_events, runs, shares
 SECRET = "xyzzy-plugh-plover"
 CALLER = Caller("user_a", "req_1")
 OTHER = Caller("user_b", "req_2")
-
-
-@pytest.fixture
-def nats(tmp_path: Path) -> Iterator[NatsServer]:
-    with running_nats(tmp_path / "store") as server:
-        yield server
-
-
-@pytest.fixture
-def own_postgres() -> Iterator[PostgresServer]:
-    """A server whose files hold nothing but this test's rows."""
-    with running_postgres() as server:
-        yield server
 
 
 class Said(NamedTuple):
@@ -263,8 +250,7 @@ async def place(
     async with (
         own_postgres.database() as url,
         running_worker(nats, url, data=tmp_path / "data"),
-        open_bus(nats.url("edge"), name="edge") as edge,
-        open_bus(nats.url("inference"), name="inference") as inference,
+        tellers(nats) as (edge, inference),
         open_bus(nats.url("cli"), name="cli") as cli,
         open_bus(nats.url("tools"), name="tools") as tools,
     ):

@@ -27,19 +27,14 @@ from tests.integration.test_rebuild import fill
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.persistence import running_worker
 from tests.support.postgres import PostgresServer
-from tests.support.runs import accepted, finished, new_run, started, store, whole_run
+from tests.support.runs import accepted, finished, new_run, started, store, tellers, whole_run
 from workers.persistence import positions
 from workers.persistence.database import open_engine
 from workers.persistence.exports import read_facts
 from workers.persistence.facts import to_fact
 from workers.persistence.tables import STATE, entity_events, run_attempts, run_events, runs
 
-
-@pytest.fixture
-def nats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NatsServer]:
-    with running_nats(tmp_path / "first") as server:
-        monkeypatch.setenv("JAN_NATS_URL", server.url("cli"))
-        yield server
+pytestmark = pytest.mark.usefixtures("jan_finds_nats")
 
 
 @pytest.fixture
@@ -88,8 +83,7 @@ async def place(nats: NatsServer, postgres: PostgresServer) -> AsyncIterator[Pla
     async with (
         postgres.database() as url,
         running_worker(nats, url),
-        open_bus(nats.url("edge"), name="edge") as edge,
-        open_bus(nats.url("inference"), name="inference") as inference,
+        tellers(nats) as (edge, inference),
         open_bus(nats.url("cli"), name="cli") as cli,
     ):
         yield Place(nats, url, edge, inference, cli)

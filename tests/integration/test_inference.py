@@ -2,31 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import msgspec
 import pytest
-import pytest_asyncio
 
 from bus import open_bus
 from schemas import frames, ids, subjects
 from schemas.commands import Target
-from tests.support.inference import MODEL, Desk, Reading, open_desk, running_worker, simulated
-from tests.support.nats import NatsServer, migrate, running_nats
-
-
-@pytest_asyncio.fixture
-async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    with running_nats(tmp_path / "nats") as running:
-        await migrate(running, simulated())
-        yield running
-
-
-@pytest_asyncio.fixture
-async def desk(server: NatsServer) -> AsyncIterator[Desk]:
-    async with open_desk(server) as opened:
-        yield opened
+from tests.support.inference import MODEL, Desk, Reading, running_worker, simulated
+from tests.support.nats import NatsServer
 
 
 def chunks_of(text: bytes) -> list[bytes]:

@@ -13,7 +13,7 @@ import pytest_asyncio
 from schemas import frames
 from schemas.commands import Target
 from schemas.providers import Providers, read_providers
-from tests.support.inference import MODEL, Desk, open_desk, running_worker
+from tests.support.inference import MODEL, Desk, running_worker
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.upstream import Body, Cut, Fail, Silent, Upstream, open_upstream
 
@@ -38,12 +38,6 @@ async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
     with running_nats(tmp_path / "nats") as running:
         await migrate(running, providers_of())
         yield running
-
-
-@pytest_asyncio.fixture
-async def desk(server: NatsServer) -> AsyncIterator[Desk]:
-    async with open_desk(server) as opened:
-        yield opened
 
 
 def providers_of(*upstreams: Upstream, **options: Any) -> Providers:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -15,21 +15,15 @@ from cli.keys import create_first, create_key, read_all, revoke_key
 from cli.state import Data, Record, State, Urls, data_at, ensure_secrets, prepare, write_private
 from schemas import subjects
 from schemas.keys import KeyLimits, hash_key
-from tests.support.nats import NatsServer, migrate, running_nats
+from tests.support.nats import NatsServer, migrate
 
 SECRET = "0123456789abcdef" * 4
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[NatsServer]:
-    with running_nats(tmp_path / "store") as running:
-        yield running
-
-
-@pytest.fixture
-async def bus(server: NatsServer) -> AsyncIterator[Bus]:
-    await migrate(server)
-    async with open_bus(server.url("cli"), name="cli") as opened:
+async def bus(nats: NatsServer) -> AsyncIterator[Bus]:
+    await migrate(nats)
+    async with open_bus(nats.url("cli"), name="cli") as opened:
         yield opened
 
 
@@ -39,15 +33,15 @@ def bucket(bus: Bus) -> Bucket:
 
 
 @pytest.fixture
-def data(server: NatsServer, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
+def data(nats: NatsServer, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
     """A data directory as the supervisor leaves it, for the server of this test."""
     for name in ("JAN_NATS_URL", "JAN_API_KEY_SECRET"):
         monkeypatch.delenv(name, raising=False)
     found = data_at(tmp_path / "data")
     prepare(found)
     ensure_secrets(found)
-    write_private(found.keys / "nats.json", msgspec.json.encode(server.passwords))
-    found.write(Record(urls=Urls(nats=f"nats://127.0.0.1:{server.port}")))
+    write_private(found.keys / "nats.json", msgspec.json.encode(nats.passwords))
+    found.write(Record(urls=Urls(nats=f"nats://127.0.0.1:{nats.port}")))
     return found
 
 

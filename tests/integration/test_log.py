@@ -1,72 +1,23 @@
 """`jan log` on a real bus: with the database and without, afterwards and live."""
 
-import argparse
 import asyncio
 import json
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from bus import Bus, open_bus
-from cli import log
+from bus import Bus
 from cli.exits import BadSetup, Exit
 from schemas import frames, ids, subjects
 from schemas.commands import CancelRun, encode
 from schemas.queries.runs import AskRun
-from tests.support.nats import NatsServer, migrate, running_nats
+from tests.support.log import Told, show
+from tests.support.nats import NatsServer, migrate
 from tests.support.persistence import running_worker
 from tests.support.postgres import PostgresServer
-from tests.support.runs import accepted, finished, new_run, started, store
+from tests.support.runs import accepted, finished, new_run, started, store, tellers
 
-
-@pytest.fixture
-def nats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NatsServer]:
-    with running_nats(tmp_path / "store") as server:
-        monkeypatch.setenv("JAN_NATS_URL", server.url("cli"))
-        yield server
-
-
-class Told:
-    """What was printed, taken line by line."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-        self.lines: list[str] = []
-        self.errors = ""
-
-    def look(self) -> list[str]:
-        """All lines so far."""
-        captured = self._capsys.readouterr()
-        self.lines += captured.out.splitlines()
-        self.errors += captured.err
-        return self.lines
-
-    def facts(self) -> list[str]:
-        """What happened, of output made for programs."""
-        # In a test's process nobody has sent the bus's own warnings to stderr.
-        return [json.loads(line)["what"] for line in self.look() if line.startswith("{")]
-
-    async def until(self, what: str) -> None:
-        """Wait until a fact was printed."""
-        async with asyncio.timeout(30):
-            while what not in self.facts():  # noqa: ASYNC110 - nothing tells
-                await asyncio.sleep(0.02)
-
-
-@pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Told:
-    return Told(capsys)
-
-
-async def show(*arguments: str, follow: bool = False, as_json: bool = True) -> int:
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    log.add_arguments(parser)
-    options = ["--data", "/nonexistent"]
-    options += ["--follow"] if follow else []
-    options += ["--json"] if as_json else []
-    return await log.main(parser.parse_args([*options, *arguments]))
+pytestmark = pytest.mark.usefixtures("jan_finds_nats")
 
 
 class Run:
@@ -135,8 +86,7 @@ async def test_a_run_is_shown_by_each_of_its_ids(
 ) -> None:
     await migrate(nats)
     async with (
-        open_bus(nats.url("edge"), name="edge") as edge,
-        open_bus(nats.url("inference"), name="inference") as inference,
+        tellers(nats) as (edge, inference),
         postgres.database() as url,
         running_worker(nats, url),
     ):
@@ -164,10 +114,7 @@ async def _projected(bus: Bus, run_id: str) -> None:
 
 async def test_without_the_database_the_log_is_searched(nats: NatsServer, told: Told) -> None:
     await migrate(nats)
-    async with (
-        open_bus(nats.url("edge"), name="edge") as edge,
-        open_bus(nats.url("inference"), name="inference") as inference,
-    ):
+    async with tellers(nats) as (edge, inference):
         run = Run(edge, inference)
         await complete(run)
         assert await show(run.id) == 0
@@ -203,10 +150,7 @@ async def test_a_bus_that_is_away_is_one_clear_line(monkeypatch: pytest.MonkeyPa
 
 async def test_a_run_is_followed_to_its_end(nats: NatsServer, told: Told) -> None:
     await migrate(nats)
-    async with (
-        open_bus(nats.url("edge"), name="edge") as edge,
-        open_bus(nats.url("inference"), name="inference") as inference,
-    ):
+    async with tellers(nats) as (edge, inference):
         run = Run(edge, inference)
         await run.accept()
         following = asyncio.create_task(show(run.id, follow=True))
@@ -227,10 +171,7 @@ async def test_a_run_is_followed_to_its_end(nats: NatsServer, told: Told) -> Non
 
 async def test_following_survives_a_restart_of_the_bus(nats: NatsServer, told: Told) -> None:
     await migrate(nats)
-    async with (
-        open_bus(nats.url("edge"), name="edge") as edge,
-        open_bus(nats.url("inference"), name="inference") as inference,
-    ):
+    async with tellers(nats) as (edge, inference):
         run = Run(edge, inference)
         await run.accept()
         following = asyncio.create_task(show(run.id, follow=True))

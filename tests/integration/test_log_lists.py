@@ -6,10 +6,9 @@ import itertools
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,28 +21,18 @@ from schemas.commands import Command, Turn, encode
 from schemas.queries.entities import AskEntity
 from schemas.queries.runs import AskRun
 from schemas.writes import AddItems, CreateConversation
-from tests.integration.test_log import Told, show
-from tests.support.nats import NatsServer, migrate, running_nats
+from tests.support.log import Told, show
+from tests.support.nats import NatsServer, migrate
 from tests.support.persistence import running_worker
 from tests.support.postgres import PostgresServer
-from tests.support.runs import accepted, finished, new_run, refused, started, store
+from tests.support.runs import accepted, finished, new_run, refused, started, store, tellers
 from tests.support.stored_responses import call_of, step_of
+
+pytestmark = pytest.mark.usefixtures("jan_finds_nats")
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
 ERROR = b'{"error":{"message":"it broke","code":"upstream_error"}}'
-
-
-@pytest.fixture
-def nats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NatsServer]:
-    with running_nats(tmp_path / "store") as server:
-        monkeypatch.setenv("JAN_NATS_URL", server.url("cli"))
-        yield server
-
-
-@pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Told:
-    return Told(capsys)
 
 
 @dataclass(frozen=True)
@@ -114,8 +103,7 @@ class Place:
 async def place(nats: NatsServer, postgres: PostgresServer) -> AsyncIterator[Place]:
     await migrate(nats)
     async with (
-        open_bus(nats.url("edge"), name="edge") as edge,
-        open_bus(nats.url("inference"), name="inference") as inference,
+        tellers(nats) as (edge, inference),
         postgres.database() as url,
         running_worker(nats, url),
     ):

@@ -2,32 +2,20 @@
 
 import json
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from bus import open_bus
 from cli.exits import BadSetup
 from schemas import ids
-from tests.integration.test_log import Told, show
-from tests.support.nats import NatsServer, migrate, running_nats
-from tests.support.runs import new_run, store
+from tests.support.log import Told, show
+from tests.support.nats import NatsServer, migrate
+from tests.support.runs import new_run, store, tellers
 from tests.support.stored_responses import call_of, id_of, response_of, step_of
 
+pytestmark = pytest.mark.usefixtures("jan_finds_nats")
+
 LONG = "how warm is it " * 9
-
-
-@pytest.fixture
-def nats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NatsServer]:
-    with running_nats(tmp_path / "store") as server:
-        monkeypatch.setenv("JAN_NATS_URL", server.url("cli"))
-        yield server
-
-
-@pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Told:
-    return Told(capsys)
 
 
 async def tell(nats: NatsServer, run_id: str, *, whole: bool = True) -> None:
@@ -39,8 +27,7 @@ async def tell(nats: NatsServer, run_id: str, *, whole: bool = True) -> None:
     open_call, _ = call_of(run_id, 2, at=at + 0.18)
     facts = [begin, *first, *call, open_call, *second, end]
     async with (
-        open_bus(nats.url("edge"), name="edge") as edge,
-        open_bus(nats.url("inference"), name="inference") as inference,
+        tellers(nats) as (edge, inference),
         open_bus(nats.url("cli"), name="cli") as cli,
     ):
         await store(edge, inference, facts if whole else facts[:-2], others=cli)

@@ -1,164 +1,29 @@
-"""/mcp on a real edge and a real worker of tools, asked by the SDK's client in both versions."""
+"""Tools listed and called at /mcp by the SDK's client, in both versions of the protocol."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import httpx
-import msgspec
 import pytest
 from mcp import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, TextContent
 
-from bus import Bus, open_bus
+from bus import open_bus
 from schemas import subjects
-from schemas.tools import ToolFinished, decode_tool_finished
-from tests.support.edge import edge_settings, running_edge, store_key
+from tests.support.edge import edge_settings, running_edge
 from tests.support.mcp import (
     ACCEPTED,
-    NEW,
     OLD,
     VERSIONS,
     become_guest,
     headers,
     mcp_client,
     request,
+    versions,
 )
-from tests.support.nats import NatsServer, migrate, running_nats
-from tests.support.tools import Said, running_tools, scripted
-from workers.tools.outcome import Answer, Failed
-from workers.tools.tool import Context, ServerTool
-
-versions = pytest.mark.parametrize("version", VERSIONS)
-
-
-class Text(msgspec.Struct):
-    """What `echo` gives."""
-
-    text: str
-
-
-class Held:
-    """A tool that goes on until it is stopped, and tells of both."""
-
-    def __init__(self) -> None:
-        self.begun = asyncio.Event()
-        self.stopped = asyncio.Event()
-
-    async def run(self, _said: Said, _call: Context) -> Answer:
-        """Go on."""
-        self.begun.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            self.stopped.set()
-        return Answer("")
-
-
-async def echo(said: Said, _call: Context) -> Answer:
-    """Say it as often as asked."""
-    return Answer(said.text * said.times, structured=Text(said.text * said.times))
-
-
-async def large(_said: Said, _call: Context) -> Answer:
-    """Say more than a message of the bus holds."""
-    return Answer("large", structured=Text("x" * 300_000))
-
-
-async def split(said: Said, _call: Context) -> Answer:
-    """Give what is structured, but no object."""
-    return Answer(said.text, structured=list(said.text))
-
-
-async def count(said: Said, call: Context) -> Answer:
-    """Tell how far it is, no faster than that is passed on."""
-    for number in range(1, said.times + 1):
-        call.progress(number, said.times, f"step {number}")
-        await asyncio.sleep(0.25)
-    return Answer("counted")
-
-
-async def refuse(_said: Said, _call: Context) -> Answer:
-    """Fail."""
-    raise Failed("refused", "I would rather not.")
-
-
-def toolset(held: Held) -> dict[str, ServerTool]:
-    """The tools of these tests."""
-    made = [
-        scripted(echo, name="echo", output=Text),
-        scripted(large, name="large", output=Text),
-        scripted(count, name="count"),
-        scripted(split, name="split", output=list[str]),
-        scripted(refuse, name="refuse"),
-        scripted(held.run, name="held", idempotent=False),
-        scripted(echo, name="quick", timeout=0.2),
-        scripted(echo, name="absent", lacks=lambda _: "nobody paid for it"),
-    ]
-    return {tool.about.name: tool for tool in made}
-
-
-@dataclass
-class Mcp:
-    """A server: its address, who looks at its bus, its edge and its worker of tools."""
-
-    url: str
-    nats: NatsServer
-    observer: Bus
-    held: Held
-    edge: AsyncExitStack
-    worker: AsyncExitStack
-
-    async def key(self, *scopes: str) -> str:
-        """An API key of a new user."""
-        key, _ = await store_key(self.nats, scopes=list(scopes))
-        return key
-
-    @asynccontextmanager
-    async def http(self, token: str = "") -> AsyncIterator[httpx.AsyncClient]:
-        """A plain client, to send what the SDK's would not."""
-        known = {"authorization": f"Bearer {token}"} if token else {}
-        async with httpx.AsyncClient(base_url=self.url, headers=known, timeout=60) as client:
-            yield client
-
-    async def finished(self, tool: str) -> ToolFinished:
-        """What the log says of the one call of a tool."""
-        async with asyncio.timeout(20):
-            while True:
-                async for stored in self.observer.read_subject(
-                    subjects.EVENTS, "events.tool.finished.*"
-                ):
-                    told = decode_tool_finished(stored.data)
-                    if told.tool == tool:
-                        return told
-
-
-@asynccontextmanager
-async def serving(folder: Path, **settings: Any) -> AsyncIterator[Mcp]:
-    """Run a bus, an edge and a worker of tools."""
-    held = Held()
-    told = {"guest_in_flight": 200, "guest_rpm": 10_000} | settings
-    with running_nats(folder / "nats") as nats:
-        await migrate(nats)
-        async with (
-            open_bus(nats.url("cli"), name="observer") as observer,
-            AsyncExitStack() as edge,
-            AsyncExitStack() as worker,
-        ):
-            settled = edge_settings(nats, folder / "edge", **told)
-            url = await edge.enter_async_context(running_edge(settled))
-            await worker.enter_async_context(running_tools(nats, toolset(held)))
-            yield Mcp(url, nats, observer, held, edge, worker)
-
-
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[Mcp]:
-    async with serving(tmp_path) as served:
-        yield served
+from tests.support.mcp_edge import Mcp, serving_mcp
 
 
 @pytest.mark.requirement("mcp.list", "mcp.call")
@@ -378,208 +243,6 @@ async def test_a_call_is_called_off_at_any_edge(served: Mcp, tmp_path: Path) -> 
         assert "-32800" in (await call).text
 
 
-@pytest.mark.requirement("mcp.auth")
-@pytest.mark.parametrize("path", ["/mcp", "/v1/mcp"])
-async def test_who_has_no_credential_is_told_how_to_get_one(served: Mcp, path: str) -> None:
-    async with served.http() as client:
-        refused = await client.post(path, json=request("tools/list"), headers=headers("tools/list"))
-        assert refused.status_code == 401
-        assert refused.json()["error"]["data"]["code"] == "missing_credentials"
-        challenge = refused.headers["www-authenticate"]
-        url = f"{served.url}/.well-known/oauth-protected-resource{path}"
-        assert challenge == f'Bearer realm="jan", resource_metadata="{url}"'
-        told = (await client.get(url)).json()
-        assert told["resource"] == served.url + path
-        assert told["authorization_servers"] == [served.url]
-        root = (await client.get("/.well-known/oauth-protected-resource")).json()
-        assert root["resource"] == served.url
-    async with served.http("not.a.token") as client:
-        refused = await client.post(path, json=request("tools/list"), headers=headers("tools/list"))
-        assert refused.status_code == 401
-        assert 'error="invalid_token"' in refused.headers["www-authenticate"]
-
-
-@pytest.mark.requirement("mcp.auth")
-async def test_the_metadata_is_what_the_operator_says(tmp_path: Path) -> None:
-    told = {
-        "public_url": "https://jan.example.com/",
-        "authorization_servers": "https://id.example.com",
-    }
-    async with serving(tmp_path, **told) as served, served.http() as client:
-        answer = await client.get("/.well-known/oauth-protected-resource/mcp")
-    assert answer.json()["resource"] == "https://jan.example.com/mcp"
-    assert answer.json()["authorization_servers"] == ["https://id.example.com"]
-
-
-@pytest.mark.requirement("mcp.auth")
-async def test_limits_hold_here_too(tmp_path: Path) -> None:
-    async with (
-        serving(tmp_path, guest_rpm=1) as served,
-        mcp_client(served.url, await become_guest(served.url)) as client,
-    ):
-        await client.call_tool("refuse")
-        with pytest.raises(MCPError, match="too many requests: 1 a minute") as refused:
-            await client.call_tool("refuse")
-    assert refused.value.data["code"] == "rate_limit_exceeded"
-    assert refused.value.data["retry_after"] > 0
-
-
-@pytest.mark.requirement("mcp.versions")
-@pytest.mark.parametrize(
-    ("told", "status", "code"),
-    [
-        (headers("tools/call", "other"), 400, -32020),
-        (headers("prompts/get", "echo"), 400, -32020),
-        (headers("tools/call"), 400, -32020),
-        (headers("tools/call", "echo", mcp_protocol_version="2030-01-01"), 400, -32022),
-    ],
-)
-async def test_headers_that_say_something_else_are_refused(
-    served: Mcp, told: dict[str, str], status: int, code: int
-) -> None:
-    body = request("tools/call", name="echo")
-    version = told["mcp-protocol-version"]
-    body["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"] = version
-    async with served.http(await served.key()) as client:
-        answer = await client.post("/mcp", json=body, headers=told)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
-    if code == -32022:
-        assert NEW in answer.json()["error"]["data"]["supported"]
-
-
-@pytest.mark.requirement("mcp.versions")
-async def test_what_the_protocol_has_not_is_refused_in_its_words(served: Mcp) -> None:
-    async with served.http(await served.key()) as client:
-        unknown = await client.post(
-            "/mcp", json=request("tools/paint"), headers=headers("tools/paint")
-        )
-        assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, -32601)
-        assert unknown.json()["id"] == 1
-        notice = {"jsonrpc": "2.0", "method": "notifications/initialized"}
-        assert (await client.post("/mcp", json=notice, headers=headers("x"))).status_code == 202
-        broken = await client.post(
-            "/mcp",
-            content=b"{",
-            headers=headers("tools/list") | {"content-type": "application/json"},
-        )
-        assert (broken.status_code, broken.json()["error"]["code"]) == (400, -32700)
-        picky = headers("tools/list") | {"accept": "application/json"}
-        refused = await client.post("/mcp", json=request("tools/list"), headers=picky)
-        assert refused.status_code == 406
-        for method in ("GET", "DELETE"):
-            answer = await client.request(method, "/mcp", headers={"accept": ACCEPTED})
-            assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
-
-
-@pytest.mark.requirement("mcp.errors")
-@versions
-@pytest.mark.parametrize(
-    ("method", "params", "field"),
-    [
-        ("tools/call", {"name": "echo", "arguments": [1]}, "params.arguments"),
-        ("tools/call", {"arguments": {}}, "params.name"),
-        ("tools/list", {"cursor": 7}, "params.cursor"),
-        ("resources/read", {}, "params.uri"),
-        ("resources/list", {"cursor": ""}, "params.cursor"),
-        ("prompts/get", {"name": "p", "arguments": {"a": 1}}, "params.arguments"),
-        ("prompts/get", {"name": ""}, "params.name"),
-    ],
-)
-async def test_a_wrong_parameter_is_named(
-    served: Mcp, version: str, method: str, params: dict[str, Any], field: str
-) -> None:
-    body = request(method, **params)
-    told = headers(method, str(params.get("name", "")))
-    if version == OLD:
-        body["params"] = params
-        told = {"accept": ACCEPTED, "mcp-protocol-version": OLD}
-    async with served.http(await served.key()) as client:
-        answer = await client.post("/mcp", json=body, headers=told)
-    error = _error_of(answer.text)
-    assert (error["code"], error["data"]["param"]) == (INVALID_PARAMS, field)
-    assert f"'{field}'" in error["message"]
-    assert answer.status_code == (200 if version == OLD else 400)
-
-
-@pytest.mark.requirement("mcp.errors")
-@pytest.mark.parametrize(
-    ("body", "field"),
-    [
-        ("[]", None),
-        ('{"jsonrpc":"2.0","id":1}', "method"),
-        ('{"jsonrpc":"2.0","id":1,"method":7}', "method"),
-        ('{"jsonrpc":"1.0","id":1,"method":"ping"}', "jsonrpc"),
-        ('{"jsonrpc":"2.0","id":[],"method":"ping"}', "id"),
-        ('{"jsonrpc":"2.0","id":1,"method":"tools/list","params":[]}', "params"),
-    ],
-)
-async def test_what_is_no_message_is_refused_in_our_words(
-    served: Mcp, body: str, field: str | None
-) -> None:
-    told = {"accept": ACCEPTED, "content-type": "application/json"}
-    async with served.http(await served.key()) as client:
-        answer = await client.post("/mcp", content=body, headers=told)
-        ignored = '{"jsonrpc":"2.0","id":1,"result":{}}'
-        assert (await client.post("/mcp", content=ignored, headers=told)).status_code == 202
-    error = answer.json()["error"]
-    assert (answer.status_code, error["code"], answer.json()["id"]) == (400, -32600, None)
-    assert error["data"].get("param") == field
-    assert "pydantic" not in answer.text
-
-
-def _error_of(text: str) -> Any:
-    """The error in an answer that is JSON or an event."""
-    return msgspec.json.decode(text[text.index("{") :].strip())["error"]
-
-
-@pytest.mark.requirement("mcp.versions")
-async def test_the_new_version_tells_how_long_a_list_is_good(served: Mcp) -> None:
-    async with served.http(await served.key()) as client:
-        told = await client.post(
-            "/mcp", json=request("server/discover"), headers=headers("server/discover")
-        )
-        assert NEW in told.json()["result"]["supportedVersions"]
-        assert set(told.json()["result"]["capabilities"]) == {"tools", "resources", "prompts"}
-        listed = await client.post(
-            "/mcp", json=request("tools/list"), headers=headers("tools/list")
-        )
-    result = listed.json()["result"]
-    assert (result["ttlMs"], result["cacheScope"]) == (10_000, "public")
-    assert result["resultType"] == "complete"
-
-
-@pytest.mark.requirement("mcp.origin")
-async def test_pages_of_elsewhere_may_not_call(served: Mcp) -> None:
-    token = await served.key()
-    async with served.http(token) as client:
-
-        async def status(**more: str) -> int:
-            told = headers("tools/list", **more)
-            return (await client.post("/mcp", json=request("tools/list"), headers=told)).status_code
-
-        assert await status() == 200
-        assert await status(origin=served.url) == 200
-        assert await status(host="jan.example.com", origin="https://jan.example.com") == 200
-        assert await status(origin="https://evil.example.com") == 403
-        assert await status(origin="null") == 403
-
-
-@pytest.mark.requirement("mcp.origin")
-async def test_the_operator_says_which_hosts_and_pages_are_good(tmp_path: Path) -> None:
-    told = {"mcp_hosts": "jan.example.com, other:8080", "cors_origins": "https://app.example.com"}
-    async with serving(tmp_path, **told) as served, served.http(await served.key()) as client:
-
-        async def status(**more: str) -> int:
-            told = headers("tools/list", **more)
-            return (await client.post("/mcp", json=request("tools/list"), headers=told)).status_code
-
-        assert await status() == 421
-        assert await status(host="jan.example.com:443") == 200
-        assert await status(host="other:8080") == 200
-        assert await status(host="other:80") == 421
-        assert await status(host="other:8080", origin="https://app.example.com") == 200
-
-
 @pytest.mark.requirement("mcp.call")
 @versions
 async def test_a_hundred_calls_at_once(served: Mcp, version: str) -> None:
@@ -600,7 +263,7 @@ async def test_a_call_ends_before_its_edge_does(tmp_path: Path, version: str) ->
     async def on_progress(*_told: object) -> None:
         begun.set()
 
-    async with serving(tmp_path, drain_timeout=20) as served:
+    async with serving_mcp(tmp_path, drain_timeout=20) as served:
         token = await served.key()
         async with mcp_client(served.url, token, version) as client:
             await client.list_tools()  # or the client would ask for a schema after the call
@@ -617,7 +280,7 @@ async def test_an_edge_that_stops_leaves_nothing_behind(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        async with serving(tmp_path) as served:
+        async with serving_mcp(tmp_path) as served:
             token = await served.key()
             for version in VERSIONS:
                 async with mcp_client(served.url, token, version) as client:

@@ -9,11 +9,9 @@ import pytest
 from mcp import Client, MCPError
 from mcp_types import INVALID_PARAMS, ImageContent, ResourceLink, TextContent, TextResourceContents
 
-from tests.support.mcp import OLD, VERSIONS, mcp_client
+from tests.support.mcp import OLD, mcp_client, versions
 from tests.support.postgres import PostgresServer
 from tests.support.stored import Stored, message, new_conversation, running_stored
-
-versions = pytest.mark.parametrize("version", VERSIONS)
 
 
 @pytest.fixture

@@ -2,10 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -15,26 +14,13 @@ from schemas.commands import encode
 from schemas.errors import Gone, InvalidRequest, NotFound, Unavailable
 from schemas.queries import decode_answer
 from schemas.queries.runs import AskRun, RunEvents, RunFacts, RunRecord, RunResult
-from tests.support.nats import NatsServer, migrate, running_nats
+from tests.support.nats import NatsServer, migrate
 from tests.support.persistence import running_worker
-from tests.support.postgres import PostgresServer, running_postgres
-from tests.support.runs import REQUEST, accepted, finished, new_run, store, whole_run
+from tests.support.postgres import PostgresServer
+from tests.support.runs import REQUEST, accepted, finished, new_run, store, tellers, whole_run
 
 TIMEOUT = 30.0
 DEEP = b'{"run_id":' + b"[" * 5000 + b"]" * 5000 + b"}"
-
-
-@pytest.fixture
-def nats(tmp_path: Path) -> Iterator[NatsServer]:
-    with running_nats(tmp_path / "store") as server:
-        yield server
-
-
-@pytest.fixture
-def mortal() -> Iterator[PostgresServer]:
-    """A PostgreSQL that a test may kill."""
-    with running_postgres() as server:
-        yield server
 
 
 @dataclass(frozen=True)
@@ -69,8 +55,7 @@ class Place:
 async def place(nats: NatsServer) -> AsyncIterator[Place]:
     await migrate(nats)
     async with (
-        open_bus(nats.url("edge"), name="edge") as edge,
-        open_bus(nats.url("inference"), name="inference") as inference,
+        tellers(nats) as (edge, inference),
         open_bus(nats.url("cli"), name="cli") as cli,
     ):
         yield Place(edge, inference, cli)
@@ -224,16 +209,18 @@ async def test_two_workers_share_the_log(nats: NatsServer, postgres: PostgresSer
         assert sum(share or 0 for share in shares) == 180
 
 
-async def test_a_killed_database_loses_nothing(nats: NatsServer, mortal: PostgresServer) -> None:
+async def test_a_killed_database_loses_nothing(
+    nats: NatsServer, own_postgres: PostgresServer
+) -> None:
     before, meanwhile = [new_run() for _ in range(3)], [new_run() for _ in range(20)]
     async with (
         place(nats) as others,
-        mortal.database() as url,
+        own_postgres.database() as url,
         running_worker(nats, url) as worker,
     ):
         await others.tell(before)
         await others.until_completed(before)
-        mortal.kill()
+        own_postgres.kill()
         await others.tell(meanwhile)
 
         async def says(state: str) -> bool:
@@ -244,23 +231,23 @@ async def test_a_killed_database_loses_nothing(nats: NatsServer, mortal: Postgre
         with pytest.raises(Unavailable):
             await others.ask(before[0])
         assert time.monotonic() - asked < 4
-        mortal.start()
+        own_postgres.start()
         await others.until_completed([*before, *meanwhile])
         await eventually(lambda: says("ok"))
 
 
 async def test_a_frozen_database_is_noticed_and_waited_for(
-    nats: NatsServer, mortal: PostgresServer
+    nats: NatsServer, own_postgres: PostgresServer
 ) -> None:
     runs = [new_run() for _ in range(3)]
     async with (
         place(nats) as others,
-        mortal.database() as url,
+        own_postgres.database() as url,
         running_worker(nats, url) as worker,
     ):
         await others.tell(runs[:1])
         await others.until_completed(runs[:1])
-        mortal.freeze()
+        own_postgres.freeze()
 
         async def is_down() -> bool:
             return worker.work.presence() == {"database": "down"}
@@ -269,17 +256,17 @@ async def test_a_frozen_database_is_noticed_and_waited_for(
         await others.tell(runs[1:])
         with pytest.raises(Unavailable):
             await others.ask(runs[0])
-        mortal.thaw()
+        own_postgres.thaw()
         await others.until_completed(runs)
 
 
 async def test_a_worker_stops_in_time_while_the_database_is_away(
-    nats: NatsServer, mortal: PostgresServer
+    nats: NatsServer, own_postgres: PostgresServer
 ) -> None:
     runs = [new_run() for _ in range(3)]
-    async with place(nats) as others, mortal.database() as url:
+    async with place(nats) as others, own_postgres.database() as url:
         async with running_worker(nats, url) as worker:
-            mortal.kill()
+            own_postgres.kill()
             await others.tell(runs)
 
             async def is_down() -> bool:
@@ -288,7 +275,7 @@ async def test_a_worker_stops_in_time_while_the_database_is_away(
             await eventually(is_down)
             stopping = time.monotonic()
         assert time.monotonic() - stopping < 4
-        mortal.start()
+        own_postgres.start()
         async with running_worker(nats, url):
             await others.until_completed(runs)
 

@@ -1,7 +1,7 @@
 """The projection on a real PostgreSQL: any order, any number of times, whatever is in it."""
 
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import pytest
@@ -11,22 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from schemas.errors import NotFound
 from schemas.events import Attempt, encode_event
 from schemas.queries.runs import AskRun, AskRunEvents, RunFacts
-from tests.support.postgres import PostgresServer
 from tests.support.runs import Told, accepted, finished, new_run, refused, started, whole_run
 from workers.persistence import positions
-from workers.persistence.database import Database, open_engine
+from workers.persistence.database import Database
 from workers.persistence.facts import Fact
 from workers.persistence.projector import Projector, Unusable
 from workers.persistence.queries.runs import get_events, get_run
 from workers.persistence.tables import run_events, runs
-
-
-@pytest.fixture
-async def engine(postgres: PostgresServer) -> AsyncIterator[AsyncEngine]:
-    async with postgres.database() as url:
-        engine = open_engine(url, pool_size=2)
-        yield engine
-        await engine.dispose()
 
 
 async def project(engine: AsyncEngine, facts: Sequence[Fact]) -> list[Unusable]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from schemas.queries.responses import AskResponse, AskResponseContext, AskRespon
 from schemas.queries.runs import AskRunEvents, AskRuns
 from schemas.queries.usage import AskUsage
 from tests.integration.test_stored_reads import explained
-from tests.support.nats import NatsServer, running_nats
+from tests.support.nats import NatsServer
 from tests.support.postgres import PostgresServer
 from tests.support.projection import PRINCIPAL, Place, open_place
 from tests.support.runs import Told, accepted, new_run
@@ -43,15 +43,11 @@ CANCELLED = b'{"error":{"message":"stop","type":"cancelled","code":"cancelled"}}
 REFUSED = b'{"error":{"message":"no such tool","type":"invalid_request_error"}}'
 
 
-@pytest.fixture(scope="module")
-def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    with running_nats(tmp_path_factory.mktemp("nats")) as server:
-        yield server
-
-
 @pytest.fixture
-async def place(nats: NatsServer, postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[Place]:
-    async with open_place(nats, postgres, tmp_path) as opened:
+async def place(
+    shared_nats: NatsServer, postgres: PostgresServer, tmp_path: Path
+) -> AsyncIterator[Place]:
+    async with open_place(shared_nats, postgres, tmp_path) as opened:
         yield opened
 
 

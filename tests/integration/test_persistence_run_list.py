@@ -1,7 +1,5 @@
 """Lists of runs on a real PostgreSQL: filtered, paged, each principal's own."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -9,9 +7,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from schemas import ids
 from schemas.errors import InvalidRequest
 from schemas.queries.runs import AskRuns, RunList
-from tests.support.postgres import PostgresServer
 from tests.support.runs import Told, accepted, finished, new_run, started
-from workers.persistence.database import Database, open_engine
+from workers.persistence.database import Database
 from workers.persistence.facts import Fact
 from workers.persistence.projector import Projector
 from workers.persistence.queries.runs import list_runs
@@ -19,14 +16,6 @@ from workers.persistence.queries.runs import list_runs
 BEGAN = 1_700_000_000.0
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 ERROR = b'{"error":{"message":"no","code":"engine_down"}}'
-
-
-@pytest.fixture
-async def engine(postgres: PostgresServer) -> AsyncIterator[AsyncEngine]:
-    async with postgres.database() as url:
-        engine = open_engine(url, pool_size=2)
-        yield engine
-        await engine.dispose()
 
 
 async def project(engine: AsyncEngine, told: list[Told]) -> None:

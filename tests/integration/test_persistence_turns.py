@@ -1,7 +1,7 @@
 """What runs generate is stored exactly once, whoever is told of it, how often, and what crashes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from schemas import subjects, writes
 from schemas.commands import Turn, encode
 from schemas.errors import BusUnavailable
 from schemas.queries.conversations import AskContext
-from tests.support.nats import NatsServer, running_nats
+from tests.support.nats import NatsServer
 from tests.support.postgres import PostgresServer
 from tests.support.projection import PRINCIPAL, Place, open_place
 from tests.support.runs import Told, accepted, finished, new_run
@@ -23,15 +23,11 @@ from workers.persistence.queries.turns import get_context
 from workers.persistence.tables import conversations, runs, stored_completions
 
 
-@pytest.fixture(scope="module")
-def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    with running_nats(tmp_path_factory.mktemp("nats")) as server:
-        yield server
-
-
 @pytest.fixture
-async def place(nats: NatsServer, postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[Place]:
-    async with open_place(nats, postgres, tmp_path) as opened:
+async def place(
+    shared_nats: NatsServer, postgres: PostgresServer, tmp_path: Path
+) -> AsyncIterator[Place]:
+    async with open_place(shared_nats, postgres, tmp_path) as opened:
         yield opened
 
 

@@ -33,11 +33,6 @@ async def stored(
         yield stored
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def client(stored: Stored) -> httpx.AsyncClient:
-    return await stored.client()
-
-
 async def changed(client: httpx.AsyncClient, path: str, webhook: Any) -> Any:
     answer = await client.patch(path, json={"webhook": webhook})
     assert answer.status_code == 200, answer.text

@@ -8,13 +8,12 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-import pytest_asyncio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schemas import writes
 from schemas.commands import Command
 from tests.support.postgres import PostgresServer
-from tests.support.stored import Stored, running_stored
+from tests.support.stored import Stored, error_of
 from workers.persistence.changes import Effect, apply
 from workers.persistence.commands import conversations, projects
 from workers.persistence.database import open_engine
@@ -25,19 +24,6 @@ PROJECTS = "/projects"
 PROMPTS = "/prompts"
 SETTINGS = "/users/me/settings"
 PREFERENCES = f"{SETTINGS}/preferences"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def stored(
-    postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Stored]:
-    async with running_stored(postgres, tmp_path_factory.mktemp("projects")) as stored:
-        yield stored
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def client(stored: Stored) -> httpx.AsyncClient:
-    return await stored.client()
 
 
 async def create(client: httpx.AsyncClient, path: str, **fields: Any) -> dict[str, Any]:
@@ -54,10 +40,6 @@ async def read(client: httpx.AsyncClient, path: str, **query: Any) -> dict[str, 
 
 async def names(client: httpx.AsyncClient, path: str, **query: Any) -> list[str]:
     return [thing["name"] for thing in (await read(client, path, **query))["data"]]
-
-
-def error_of(answer: httpx.Response) -> tuple[int, str | None]:
-    return answer.status_code, answer.json()["error"]["param"]
 
 
 # Projects

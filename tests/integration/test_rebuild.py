@@ -1,8 +1,7 @@
 """Tables made anew from the log: equal to what was there, whatever happened to that."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -15,10 +14,10 @@ from edge.stored import Stored
 from schemas import writes
 from schemas.queries.conversations import AskConversations
 from schemas.queries.responses import AskResponse
-from tests.support.nats import NatsServer, migrate, running_nats
+from tests.support.nats import NatsServer, migrate
 from tests.support.persistence import running_worker
 from tests.support.postgres import PostgresServer
-from tests.support.runs import new_run, started, store, whole_run
+from tests.support.runs import new_run, started, store, tellers, whole_run
 from tests.support.stored import of_edge, stored_item
 from tests.support.stored_responses import call_of, id_of, response_of, step_of
 from workers.persistence.database import open_engine
@@ -26,12 +25,6 @@ from workers.persistence.rebuild import PROJECTIONS, Incomplete, Rebuild
 from workers.persistence.tables import conversation_items, conversations, runs
 
 CALLER = Caller("user_a", "req_1")
-
-
-@pytest.fixture
-def nats(tmp_path: Path) -> Iterator[NatsServer]:
-    with running_nats(tmp_path / "store") as server:
-        yield server
 
 
 @dataclass(frozen=True)
@@ -63,8 +56,7 @@ async def place(nats: NatsServer, postgres: PostgresServer) -> AsyncIterator[Pla
     async with (
         postgres.database() as url,
         running_worker(nats, url),
-        open_bus(nats.url("edge"), name="edge") as edge,
-        open_bus(nats.url("inference"), name="inference") as inference,
+        tellers(nats) as (edge, inference),
         open_bus(nats.url("cli"), name="cli") as cli,
     ):
         stored = of_edge(edge)

@@ -25,24 +25,11 @@ from schemas.commands import Kind, RunInference, Target, decode_cancel_run
 from schemas.errors import DeadlineExceeded, Gone
 from schemas.events import RunAccepted, decode_run_finished, decode_run_started
 from schemas.transcripts import ToolCall, Transcript
-from tests.support.inference import MODEL, Desk, open_desk, running_worker, simulated
-from tests.support.nats import NatsServer, migrate, running_nats
+from tests.support.inference import MODEL, Desk, running_worker
+from tests.support.nats import NatsServer
 
 TOOL = {"type": "function", "function": {"name": "get_weather"}}
 HERE = Target(f"simulated/{MODEL}", "simulated")
-
-
-@pytest_asyncio.fixture
-async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    with running_nats(tmp_path / "nats") as running:
-        await migrate(running, simulated())
-        yield running
-
-
-@pytest_asyncio.fixture
-async def desk(server: NatsServer) -> AsyncIterator[Desk]:
-    async with open_desk(server) as opened:
-        yield opened
 
 
 def here(model: str, kind: Kind, needs: Needs) -> list[Target]:

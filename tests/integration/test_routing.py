@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from schemas.providers import Providers, read_providers
 from tests.support.edge import edge_settings, running_edge, store_key
 from tests.support.nats import NatsServer, migrate, running_nats
 from tests.support.upstream import Answer, Fail, Part, Silent, Stall, Upstream, open_upstream
+from tests.support.waiting import until
 from workers.inference.app import open_inference
 from workers.inference.settings import InferenceSettings
 from workers.runtime import Presence, create_registry, open_presence
@@ -326,15 +327,6 @@ async def test_a_models_status_says_whether_it_can_be_used_now(site: Site) -> No
         return await status() == "down"
 
     await until(is_down)
-
-
-async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
-    """Ask until it is so."""
-    async with asyncio.timeout(30):
-        while True:
-            if await is_so():
-                return
-            await asyncio.sleep(0.02)
 
 
 async def state_is(site: Site, state: str) -> bool:

@@ -3,10 +3,10 @@
 import asyncio
 import functools
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -29,9 +29,10 @@ from schemas.queries.projects import AskProject
 from schemas.queries.responses import AskResponse
 from schemas.queries.runs import AskRun, AskRuns
 from schemas.queries.settings import AskSettings
-from tests.support.nats import NatsServer, migrate, running_nats
+from tests.support.nats import NatsServer, migrate
 from tests.support.persistence import Running, running_worker
 from tests.support.postgres import PostgresServer, running_postgres
+from tests.support.waiting import until
 from workers.persistence.app import Pools
 from workers.persistence.database import Database, open_engine
 from workers.persistence.pruning import Pruner
@@ -48,12 +49,6 @@ WAITING = text(
 
 
 @pytest.fixture
-def nats(tmp_path: Path) -> Iterator[NatsServer]:
-    with running_nats(tmp_path / "store") as server:
-        yield server
-
-
-@pytest.fixture
 async def engine(postgres: PostgresServer) -> AsyncIterator[AsyncEngine]:
     async with postgres.database() as url:
         engine = open_engine(url, pool_size=4)
@@ -65,13 +60,32 @@ class _NoBucket:
     """There is one edge only."""
 
 
+@asynccontextmanager
+async def answering(
+    nats: NatsServer, url: str, **settings: Any
+) -> AsyncIterator[tuple[Running, Bus]]:
+    """A worker that answers questions, and the connection of an edge that asks them."""
+    await migrate(nats)
+    async with (
+        running_worker(nats, url, **settings) as worker,
+        open_bus(nats.url("edge"), name="edge") as bus,
+    ):
+        yield worker, bus
+
+
 def stored_at(bus: Bus) -> Stored:
     """Stored things as an edge has them."""
     return Stored(bus, Positions(_NoBucket(), lambda: False), patience=5.0)  # type: ignore[arg-type]
 
 
-def caller() -> Caller:
-    return Caller(principal=PRINCIPAL, request_id="req_1")
+def caller(principal: str = PRINCIPAL) -> Caller:
+    return Caller(principal=principal, request_id="req_1")
+
+
+async def create(stored: Stored, title: str, principal: str = PRINCIPAL) -> dict[str, Any]:
+    """Make an empty conversation; returns it as it is told."""
+    body = writes.CreateConversation(title=title, metadata={}, items=[])
+    return dict(msgspec.json.decode(await stored.command(*CREATE, caller(principal), body)))
 
 
 def answers(worker: Running, source: str) -> float:
@@ -84,25 +98,13 @@ async def waiting(watching: AsyncEngine, asked: str) -> int:
         return int(await connection.scalar(WAITING, {"asked": asked}) or 0)
 
 
-async def until(holds: Callable[[], Any]) -> None:
-    """Ask again and again: there is nothing to listen to."""
-    async with asyncio.timeout(30):
-        while not await holds():  # noqa: ASYNC110 - nothing tells
-            await asyncio.sleep(0.02)
-
-
 async def test_a_question_that_takes_too_long_is_given_up_by_the_database_too(
     nats: NatsServer, postgres: PostgresServer
 ) -> None:
     """Nobody takes it for a database that is away, and its server works for nobody."""
-    await migrate(nats)
     async with postgres.database() as url:
         blocking = open_engine(url, pool_size=1)
-        async with (
-            running_worker(nats, url) as worker,
-            open_bus(nats.url("edge"), name="edge") as bus,
-            blocking.connect() as connection,
-        ):
+        async with answering(nats, url) as (worker, bus), blocking.connect() as connection:
             await connection.execute(text("LOCK TABLE conversations IN ACCESS EXCLUSIVE MODE"))
             ask = AskConversation(principal=PRINCIPAL, id="conv_1")
             with pytest.raises(Unavailable, match="too long"):
@@ -117,25 +119,16 @@ async def test_a_replica_answers_once_it_has_what_was_written(nats: NatsServer) 
     with running_postgres() as primary:
         async with primary.database() as url:
             with running_postgres(of=primary) as replica:
-                await migrate(nats)
                 read_url = replica.url(url.rsplit("/", 1)[1])
-                async with (
-                    running_worker(nats, url, read_url=read_url) as worker,
-                    open_bus(nats.url("edge"), name="edge") as bus,
-                ):
+                async with answering(nats, url, read_url=read_url) as (worker, bus):
                     stored = stored_at(bus)
-
-                    async def create(title: str) -> str:
-                        body = writes.CreateConversation(title=title, metadata={}, items=[])
-                        made = await stored.command("conversations", "create", caller(), body)
-                        return str(msgspec.json.decode(made)["id"])
 
                     async def title_of(conversation: str) -> str:
                         ask = AskConversation(principal=PRINCIPAL, id=conversation)
                         found = await stored.ask("conversations", "get", ask)
                         return str(msgspec.json.decode(found)["title"])
 
-                    one = await create("one")
+                    one = (await create(stored, "one"))["id"]
                     assert await title_of(one) == "one"  # from wherever it is by now
 
                     async def replica_answers() -> bool:
@@ -146,7 +139,7 @@ async def test_a_replica_answers_once_it_has_what_was_written(nats: NatsServer) 
                     await until(replica_answers)
 
                     replica.freeze()  # behind, and mute
-                    two = await create("two")
+                    two = (await create(stored, "two"))["id"]
                     assert await title_of(two) == "two"
                     replica.thaw()
                     await until(replica_answers)
@@ -164,16 +157,13 @@ async def test_a_replica_that_stands_behind_is_not_asked(
     nats: NatsServer, postgres: PostgresServer
 ) -> None:
     """A database of its own that nobody writes to is as far behind as one can be."""
-    await migrate(nats)
     async with (
         postgres.database() as url,
         postgres.database() as empty,
-        running_worker(nats, url, read_url=empty) as worker,
-        open_bus(nats.url("edge"), name="edge") as bus,
+        answering(nats, url, read_url=empty) as (worker, bus),
     ):
         stored = stored_at(bus)
-        body = writes.CreateConversation(title="one", metadata={}, items=[])
-        made = msgspec.json.decode(await stored.command("conversations", "create", caller(), body))
+        made = await create(stored, "one")
         ask = AskConversation(principal=PRINCIPAL, id=made["id"])
         assert msgspec.json.decode(await stored.ask("conversations", "get", ask)) == made
         assert (answers(worker, "replica"), answers(worker, "primary")) == (0, 1)
@@ -182,15 +172,9 @@ async def test_a_replica_that_stands_behind_is_not_asked(
 async def test_slow_questions_keep_no_write_waiting(
     nats: NatsServer, postgres: PostgresServer
 ) -> None:
-    await migrate(nats)
-    async with (
-        postgres.database() as url,
-        running_worker(nats, url, database_pool=10),
-        open_bus(nats.url("edge"), name="edge") as bus,
-    ):
+    async with postgres.database() as url, answering(nats, url, database_pool=10) as (_, bus):
         stored = stored_at(bus)
-        body = writes.CreateConversation(title="one", metadata={}, items=[])
-        made = msgspec.json.decode(await stored.command("conversations", "create", caller(), body))
+        made = await create(stored, "one")
         engine, watching = open_engine(url, pool_size=1), open_engine(url, pool_size=1)
         async with engine.connect() as connection:
             # Who reads waits for this lock, who writes does not touch the table.
@@ -217,15 +201,9 @@ async def test_slow_questions_keep_no_write_waiting(
 async def test_questions_that_wait_for_the_log_keep_no_others_waiting(
     nats: NatsServer, postgres: PostgresServer
 ) -> None:
-    await migrate(nats)
-    async with (
-        postgres.database() as url,
-        running_worker(nats, url),
-        open_bus(nats.url("edge"), name="edge") as bus,
-    ):
+    async with postgres.database() as url, answering(nats, url) as (_, bus):
         stored = stored_at(bus)
-        body = writes.CreateConversation(title="one", metadata={}, items=[])
-        made = msgspec.json.decode(await stored.command("conversations", "create", caller(), body))
+        made = await create(stored, "one")
         ask = AskConversation(principal=PRINCIPAL, id=made["id"])
         ahead = msgspec.structs.replace(ask, after=1000)
         waiting = [
@@ -242,24 +220,14 @@ async def test_questions_that_wait_for_the_log_keep_no_others_waiting(
 async def test_questions_that_are_read_together_are_answered_each_on_its_own_terms(
     nats: NatsServer, postgres: PostgresServer
 ) -> None:
-    await migrate(nats)
-    async with (
-        postgres.database() as url,
-        running_worker(nats, url),
-        open_bus(nats.url("edge"), name="edge") as bus,
-    ):
+    async with postgres.database() as url, answering(nats, url) as (_, bus):
         stored = stored_at(bus)
-
-        async def create(principal: str) -> str:
-            body = writes.CreateConversation(title=principal, metadata={}, items=[])
-            who = Caller(principal=principal, request_id="req_1")
-            return str(msgspec.json.decode(await stored.command(*CREATE, who, body))["id"])
 
         def ask(principal: str, conversation: str, after: int = 0) -> "asyncio.Task[bytes]":
             question = AskConversation(principal=principal, id=conversation, after=after)
             return asyncio.create_task(stored.ask("conversations", "get", question))
 
-        ours, theirs = await create("user_a"), await create("user_b")
+        ours, theirs = [(await create(stored, name, name))["id"] for name in ("user_a", "user_b")]
         blocking, watching = open_engine(url, pool_size=1), open_engine(url, pool_size=1)
         async with blocking.connect() as connection:
             await connection.execute(text("LOCK TABLE conversations IN ACCESS EXCLUSIVE MODE"))
@@ -303,12 +271,7 @@ def _title_or_error(answer: bytes | BaseException) -> object:
 async def test_more_questions_than_anybody_waits_for_are_refused(
     nats: NatsServer, postgres: PostgresServer
 ) -> None:
-    await migrate(nats)
-    async with (
-        postgres.database() as url,
-        running_worker(nats, url),
-        open_bus(nats.url("edge"), name="edge") as bus,
-    ):
+    async with postgres.database() as url, answering(nats, url) as (_, bus):
         ahead = AskConversation(principal=PRINCIPAL, id="conv_none", after=1000)
         asked = [stored_at(bus).ask("conversations", "get", ahead) for _ in range(1200)]
         answers = await asyncio.gather(*asked, return_exceptions=True)

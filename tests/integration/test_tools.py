@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +23,6 @@ from tests.support.tools import (
 from workers.tools.call import DEATHS
 from workers.tools.outcome import Answer, Failed
 from workers.tools.tool import Context
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    with running_nats(tmp_path_factory.mktemp("nats")) as nats:
-        yield nats
-
-
-@pytest.fixture
-async def desk(server: NatsServer) -> AsyncIterator[ToolDesk]:
-    await migrate(server)
-    async with open_tool_desk(server) as desk:
-        yield desk
 
 
 async def echo(said: Said, call: Context) -> Answer:
@@ -68,25 +54,29 @@ class Held:
 
 
 @pytest.mark.requirement("tools.call")
-async def test_a_call_is_run_told_and_forgotten(server: NatsServer, desk: ToolDesk) -> None:
-    async with running_tools(server, ECHO):
-        job = await desk.call("echo", {"text": "ab", "times": 2}, parent="resp_1")
-        reading = await desk.until_ended(job.call_id)
-        await desk.until_empty()
+async def test_a_call_is_run_told_and_forgotten(
+    shared_nats: NatsServer, tool_desk: ToolDesk
+) -> None:
+    async with running_tools(shared_nats, ECHO):
+        job = await tool_desk.call("echo", {"text": "ab", "times": 2}, parent="resp_1")
+        reading = await tool_desk.until_ended(job.call_id)
+        await tool_desk.until_empty()
     assert reading.result.status == "completed"
     assert reading.result.output == "abab"
     assert bytes(reading.result.structured or b"") == b'{"text":"ab"}'
     assert len(reading.fences) == 1
-    (finished,) = await desk.finished(job)
+    (finished,) = await tool_desk.finished(job)
     assert finished.parent == "resp_1"
     assert finished.attempts == 1
     assert bytes(finished.arguments or b"") == b'{"text":"ab","times":2}'
     assert b"abab" in bytes(finished.result or b"")
 
 
-async def test_arguments_may_come_as_a_models_text(server: NatsServer, desk: ToolDesk) -> None:
-    async with running_tools(server, ECHO):
-        result = await desk.result("echo", '{"text": "hello"}')
+async def test_arguments_may_come_as_a_models_text(
+    shared_nats: NatsServer, tool_desk: ToolDesk
+) -> None:
+    async with running_tools(shared_nats, ECHO):
+        result = await tool_desk.result("echo", '{"text": "hello"}')
     assert result.output == "hello"
 
 
@@ -103,23 +93,25 @@ async def test_arguments_may_come_as_a_models_text(server: NatsServer, desk: Too
     ],
 )
 async def test_what_a_model_gets_wrong_is_told_to_it(
-    server: NatsServer, desk: ToolDesk, tool: str, arguments: Any, code: str, said: str
+    shared_nats: NatsServer, tool_desk: ToolDesk, tool: str, arguments: Any, code: str, said: str
 ) -> None:
-    async with running_tools(server, ECHO):
-        result = await desk.result(tool, arguments)
+    async with running_tools(shared_nats, ECHO):
+        result = await tool_desk.result(tool, arguments)
     assert result.status == "failed"
     assert result.error is not None
     assert result.error.code == code
     assert said in result.output
 
 
-async def test_a_tools_own_fault_fails_its_call_alone(server: NatsServer, desk: ToolDesk) -> None:
+async def test_a_tools_own_fault_fails_its_call_alone(
+    shared_nats: NatsServer, tool_desk: ToolDesk
+) -> None:
     async def broken(said: Said, call: Context) -> Answer:
         raise ZeroDivisionError("a secret of the tool")
 
-    async with running_tools(server, ECHO | {"broken": scripted(broken, name="broken")}):
-        failed = await desk.result("broken")
-        fine = await desk.result("echo", {"text": "x"})
+    async with running_tools(shared_nats, ECHO | {"broken": scripted(broken, name="broken")}):
+        failed = await tool_desk.result("broken")
+        fine = await tool_desk.result("echo", {"text": "x"})
     assert failed.error is not None
     assert failed.error.code == "internal_error"
     assert "secret" not in failed.output
@@ -127,14 +119,16 @@ async def test_a_tools_own_fault_fails_its_call_alone(server: NatsServer, desk: 
 
 
 @pytest.mark.requirement("tools.switch")
-async def test_switches_are_heard_while_the_worker_runs(server: NatsServer, desk: ToolDesk) -> None:
-    async with running_tools(server, ECHO):
-        await desk.switch("echo", enabled=False)
-        off = await desk.result("echo", {"text": "x"})
-        await desk.switch("echo", disallowed_keywords=["Bomb"])
-        refused = await desk.result("echo", {"text": 'how to "make a bOMB"'})
-        allowed = await desk.result("echo", {"text": "flowers"})
-        await desk.switch("echo")
+async def test_switches_are_heard_while_the_worker_runs(
+    shared_nats: NatsServer, tool_desk: ToolDesk
+) -> None:
+    async with running_tools(shared_nats, ECHO):
+        await tool_desk.switch("echo", enabled=False)
+        off = await tool_desk.result("echo", {"text": "x"})
+        await tool_desk.switch("echo", disallowed_keywords=["Bomb"])
+        refused = await tool_desk.result("echo", {"text": 'how to "make a bOMB"'})
+        allowed = await tool_desk.result("echo", {"text": "flowers"})
+        await tool_desk.switch("echo")
     assert off.error is not None
     assert off.error.code == "disabled"
     assert refused.error is not None
@@ -142,12 +136,14 @@ async def test_switches_are_heard_while_the_worker_runs(server: NatsServer, desk
     assert allowed.status == "completed"
 
 
-async def test_a_long_result_is_cut_and_says_so(server: NatsServer, desk: ToolDesk) -> None:
+async def test_a_long_result_is_cut_and_says_so(
+    shared_nats: NatsServer, tool_desk: ToolDesk
+) -> None:
     async def flood(said: Said, call: Context) -> Answer:
         return Answer("ü\x00" * 400_000, structured={"x": "y" * 300_000})
 
-    async with running_tools(server, {"flood": scripted(flood, name="flood")}):
-        result = await desk.result("flood")
+    async with running_tools(shared_nats, {"flood": scripted(flood, name="flood")}):
+        result = await tool_desk.result("flood")
     assert len(msgspec.json.encode(result)) <= 256 * 1024
     assert result.structured is None
     assert "300008 bytes" not in result.output[:1000]
@@ -155,7 +151,7 @@ async def test_a_long_result_is_cut_and_says_so(server: NatsServer, desk: ToolDe
 
 
 async def test_progress_reaches_the_frames_and_the_parent(
-    server: NatsServer, desk: ToolDesk
+    shared_nats: NatsServer, tool_desk: ToolDesk
 ) -> None:
     async def slow(said: Said, call: Context) -> Answer:
         for step in range(100):
@@ -163,10 +159,10 @@ async def test_progress_reaches_the_frames_and_the_parent(
             await asyncio.sleep(0.005)
         return Answer("done")
 
-    heard = await words_for(desk.observer, "resp_2")
-    async with running_tools(server, {"slow": scripted(slow, name="slow")}):
-        job = await desk.call("slow", parent="resp_2")
-        reading = await desk.until_ended(job.call_id)
+    heard = await words_for(tool_desk.observer, "resp_2")
+    async with running_tools(shared_nats, {"slow": scripted(slow, name="slow")}):
+        job = await tool_desk.call("slow", parent="resp_2")
+        reading = await tool_desk.until_ended(job.call_id)
         words = [await asyncio.wait_for(heard.get(), 5)]
         while not words[-1].ended:
             words.append(await asyncio.wait_for(heard.get(), 5))
@@ -178,7 +174,7 @@ async def test_progress_reaches_the_frames_and_the_parent(
 
 
 async def test_a_retryable_failure_of_an_idempotent_tool_is_tried_three_times(
-    server: NatsServer, desk: ToolDesk
+    shared_nats: NatsServer, tool_desk: ToolDesk
 ) -> None:
     tries: list[float] = []
 
@@ -186,15 +182,17 @@ async def test_a_retryable_failure_of_an_idempotent_tool_is_tried_three_times(
         tries.append(time.monotonic())
         raise Failed("upstream_error", "It is down.", retryable=True)
 
-    async with running_tools(server, {"flaky": scripted(flaky, name="flaky")}):
-        result = await desk.result("flaky")
+    async with running_tools(shared_nats, {"flaky": scripted(flaky, name="flaky")}):
+        result = await tool_desk.result("flaky")
         assert len(tries) == 3
         assert tries[1] - tries[0] >= 0.2
     assert result.error is not None
     assert result.error.code == "upstream_error"
 
 
-async def test_another_tool_is_never_tried_twice(server: NatsServer, desk: ToolDesk) -> None:
+async def test_another_tool_is_never_tried_twice(
+    shared_nats: NatsServer, tool_desk: ToolDesk
+) -> None:
     tries: list[int] = []
 
     async def flaky(said: Said, call: Context) -> Answer:
@@ -202,56 +200,60 @@ async def test_another_tool_is_never_tried_twice(server: NatsServer, desk: ToolD
         raise Failed("upstream_error", "It is down.", retryable=True)
 
     tool = scripted(flaky, name="flaky", idempotent=False)
-    async with running_tools(server, {"flaky": tool}):
-        result = await desk.result("flaky")
+    async with running_tools(shared_nats, {"flaky": tool}):
+        result = await tool_desk.result("flaky")
     assert len(tries) == 1
     assert result.status == "failed"
 
 
 @pytest.mark.requirement("tools.cancel")
 @pytest.mark.parametrize("whom", ["call", "parent"])
-async def test_a_cancel_stops_a_call(server: NatsServer, desk: ToolDesk, whom: str) -> None:
+async def test_a_cancel_stops_a_call(
+    shared_nats: NatsServer, tool_desk: ToolDesk, whom: str
+) -> None:
     held = Held()
-    async with running_tools(server, {"held": scripted(held.run, name="held")}):
-        job = await desk.call("held", parent="resp_3" + whom)
+    async with running_tools(shared_nats, {"held": scripted(held.run, name="held")}):
+        job = await tool_desk.call("held", parent="resp_3" + whom)
         await held.begun.wait()
-        await desk.cancel(job.call_id if whom == "call" else job.parent)
-        reading = await desk.until_ended(job.call_id, 5)
+        await tool_desk.cancel(job.call_id if whom == "call" else job.parent)
+        reading = await tool_desk.until_ended(job.call_id, 5)
         assert held.ended.is_set()
-        await desk.until_empty()
+        await tool_desk.until_empty()
     assert reading.result.status == "cancelled"
-    (finished,) = await desk.finished(job)
+    (finished,) = await tool_desk.finished(job)
     assert finished.status == "cancelled"
 
 
 async def test_a_call_that_was_cancelled_before_is_not_begun(
-    server: NatsServer, desk: ToolDesk
+    shared_nats: NatsServer, tool_desk: ToolDesk
 ) -> None:
     held = Held()
-    job = await desk.call("held", parent="resp_4")
-    await desk.cancel("resp_4")
-    async with running_tools(server, {"held": scripted(held.run, name="held")}):
-        reading = await desk.until_ended(job.call_id)
+    job = await tool_desk.call("held", parent="resp_4")
+    await tool_desk.cancel("resp_4")
+    async with running_tools(shared_nats, {"held": scripted(held.run, name="held")}):
+        reading = await tool_desk.until_ended(job.call_id)
     assert reading.result.status == "cancelled"
     assert held.count == 0
 
 
-async def test_a_call_ends_at_its_tools_time_out(server: NatsServer, desk: ToolDesk) -> None:
+async def test_a_call_ends_at_its_tools_time_out(
+    shared_nats: NatsServer, tool_desk: ToolDesk
+) -> None:
     held = Held()
-    async with running_tools(server, {"held": scripted(held.run, name="held", timeout=0.3)}):
-        result = await desk.result("held")
+    async with running_tools(shared_nats, {"held": scripted(held.run, name="held", timeout=0.3)}):
+        result = await tool_desk.result("held")
         assert held.ended.is_set()
     assert result.error is not None
     assert result.error.code == "timeout"
     assert "after 0.3 s" in result.output
 
 
-async def test_a_call_ends_at_its_deadline(server: NatsServer, desk: ToolDesk) -> None:
+async def test_a_call_ends_at_its_deadline(shared_nats: NatsServer, tool_desk: ToolDesk) -> None:
     held = Held()
-    async with running_tools(server, {"held": scripted(held.run, name="held")}):
-        late = await desk.result("held", deadline=-1.0)
+    async with running_tools(shared_nats, {"held": scripted(held.run, name="held")}):
+        late = await tool_desk.result("held", deadline=-1.0)
         assert held.count == 0
-        cut = await desk.result("held", deadline=0.3)
+        cut = await tool_desk.result("held", deadline=0.3)
     assert late.output == "No worker could begin held in time."
     for result in (late, cut):
         assert result.error is not None
@@ -260,78 +262,86 @@ async def test_a_call_ends_at_its_deadline(server: NatsServer, desk: ToolDesk) -
 
 @pytest.mark.requirement("tools.call")
 async def test_a_call_that_comes_again_after_its_end_changes_nothing(
-    server: NatsServer, desk: ToolDesk
+    shared_nats: NatsServer, tool_desk: ToolDesk
 ) -> None:
     held = Held()
     held.go.set()
-    async with running_tools(server, {"held": scripted(held.run, name="held", idempotent=False)}):
-        job = await desk.call("held")
-        first = await desk.until_ended(job.call_id)
-        await desk.send(job, step=1)
-        await desk.until_empty()
-        again = await desk.read(job.call_id)
+    async with running_tools(
+        shared_nats, {"held": scripted(held.run, name="held", idempotent=False)}
+    ):
+        job = await tool_desk.call("held")
+        first = await tool_desk.until_ended(job.call_id)
+        await tool_desk.send(job, step=1)
+        await tool_desk.until_empty()
+        again = await tool_desk.read(job.call_id)
     assert held.count == 1
     assert again.results == first.results
-    assert len(await desk.finished(job)) == 1
+    assert len(await tool_desk.finished(job)) == 1
 
 
 async def test_a_drained_worker_hands_an_idempotent_call_to_another(
-    server: NatsServer, desk: ToolDesk
+    shared_nats: NatsServer, tool_desk: ToolDesk
 ) -> None:
     held = Held()
     tools = {"held": scripted(held.run, name="held")}
-    async with running_tools(server, tools, "tools-1", drain_timeout=0.0):
-        job = await desk.call("held")
+    async with running_tools(shared_nats, tools, "tools-1", drain_timeout=0.0):
+        job = await tool_desk.call("held")
         await held.begun.wait()
     held.go.set()
-    async with running_tools(server, tools, "tools-2"):
-        reading = await desk.until_ended(job.call_id)
+    async with running_tools(shared_nats, tools, "tools-2"):
+        reading = await tool_desk.until_ended(job.call_id)
     assert [fence.worker for fence in reading.fences] == ["tools-1", "tools-2"]
     assert reading.result.status == "completed"
-    (finished,) = await desk.finished(job)
+    (finished,) = await tool_desk.finished(job)
     assert finished.attempts == 2
 
 
 async def test_another_call_that_was_begun_is_never_run_again(
-    server: NatsServer, desk: ToolDesk
+    shared_nats: NatsServer, tool_desk: ToolDesk
 ) -> None:
     held = Held()
     tools = {"held": scripted(held.run, name="held", idempotent=False)}
-    async with running_tools(server, tools, "tools-1", drain_timeout=0.0):
-        job = await desk.call("held")
+    async with running_tools(shared_nats, tools, "tools-1", drain_timeout=0.0):
+        job = await tool_desk.call("held")
         await held.begun.wait()
-    async with running_tools(server, tools, "tools-2"):
-        reading = await desk.until_ended(job.call_id)
-        await desk.until_empty()
+    async with running_tools(shared_nats, tools, "tools-2"):
+        reading = await tool_desk.until_ended(job.call_id)
+        await tool_desk.until_empty()
     assert held.count == 1
     assert reading.result.error is not None
     assert reading.result.error.code == "unknown_outcome"
 
 
-async def test_a_call_that_ends_its_workers_is_given_up(server: NatsServer, desk: ToolDesk) -> None:
+async def test_a_call_that_ends_its_workers_is_given_up(
+    shared_nats: NatsServer, tool_desk: ToolDesk
+) -> None:
     held = Held()
     tools = {"held": scripted(held.run, name="held")}
-    job = await desk.call("held")
+    job = await tool_desk.call("held")
     for _ in range(DEATHS):
         held.begun.clear()
-        async with running_tools(server, tools, drain_timeout=0.0):
+        async with running_tools(shared_nats, tools, drain_timeout=0.0):
             await held.begun.wait()
-    async with running_tools(server, tools):
-        reading = await desk.until_ended(job.call_id)
-        await desk.until_empty()
+    async with running_tools(shared_nats, tools):
+        reading = await tool_desk.until_ended(job.call_id)
+        await tool_desk.until_empty()
     assert held.count == DEATHS
     assert reading.result.error is not None
     assert reading.result.error.code == "given_up"
-    dead = await desk.observer.last_message(subjects.DEAD, "dead.>")
+    dead = await tool_desk.observer.last_message(subjects.DEAD, "dead.>")
     assert dead is not None
     assert job.call_id.encode() in dead.data
 
 
-async def test_a_job_that_nobody_can_read_is_buried(server: NatsServer, desk: ToolDesk) -> None:
-    async with running_tools(server, ECHO):
-        await desk.bus.store(subjects.tool_job("mcp"), b'{"call_id": 1}', msg_id="JOBS:bad:1:0")
-        await desk.until_empty()
-    dead = await desk.observer.last_message(subjects.DEAD, "dead.jobs.jobs.tools.mcp")
+async def test_a_job_that_nobody_can_read_is_buried(
+    shared_nats: NatsServer, tool_desk: ToolDesk
+) -> None:
+    async with running_tools(shared_nats, ECHO):
+        await tool_desk.bus.store(
+            subjects.tool_job("mcp"), b'{"call_id": 1}', msg_id="JOBS:bad:1:0"
+        )
+        await tool_desk.until_empty()
+    dead = await tool_desk.observer.last_message(subjects.DEAD, "dead.jobs.jobs.tools.mcp")
     assert dead is not None
     assert dead.data == b'{"call_id": 1}'
 
@@ -361,25 +371,27 @@ async def test_the_bus_may_be_away_while_a_tool_runs(
 
 @pytest.mark.parametrize(("content", "kept"), [("short", True), ("none", False)])
 async def test_the_log_keeps_of_a_call_what_it_is_told_to(
-    server: NatsServer, desk: ToolDesk, content: Any, kept: bool
+    shared_nats: NatsServer, tool_desk: ToolDesk, content: Any, kept: bool
 ) -> None:
-    async with running_tools(server, {"echo": scripted(echo)}):
-        job = await desk.call("echo", {"text": "s" * 100, "times": 9}, content=content)
-        await desk.until_ended(job.call_id)
-    (finished,) = await desk.finished(job)
+    async with running_tools(shared_nats, {"echo": scripted(echo)}):
+        job = await tool_desk.call("echo", {"text": "s" * 100, "times": 9}, content=content)
+        await tool_desk.until_ended(job.call_id)
+    (finished,) = await tool_desk.finished(job)
     assert (finished.arguments is not None) == kept
     assert (finished.result is not None) == kept
     assert b"s" * 300 not in bytes(finished.result or b"")
 
 
-async def test_the_catalogue_says_what_can_be_called(server: NatsServer, desk: ToolDesk) -> None:
+async def test_the_catalogue_says_what_can_be_called(
+    shared_nats: NatsServer, tool_desk: ToolDesk
+) -> None:
     lame = scripted(echo, name="lame", lacks=lambda _: "it has no legs")
-    async with running_tools(server, {"echo": scripted(echo, aliases=("say",)), "lame": lame}):
-        told = {tool.name: tool for tool in await announced(desk)}
-        refused = await desk.result("lame")
-        aliased = await desk.result("say", {"text": "x"})
-    async with running_tools(server, ECHO):
-        left = {tool.name for tool in await announced(desk)}
+    async with running_tools(shared_nats, {"echo": scripted(echo, aliases=("say",)), "lame": lame}):
+        told = {tool.name: tool for tool in await announced(tool_desk)}
+        refused = await tool_desk.result("lame")
+        aliased = await tool_desk.result("say", {"text": "x"})
+    async with running_tools(shared_nats, ECHO):
+        left = {tool.name for tool in await announced(tool_desk)}
     assert told["lame"].unavailable == "it has no legs"
     assert told["echo"].unavailable == ""
     schema = msgspec.json.decode(told["echo"].parameters)
@@ -392,7 +404,7 @@ async def test_the_catalogue_says_what_can_be_called(server: NatsServer, desk: T
     assert left == {"echo"}
 
 
-async def announced(desk: ToolDesk) -> list[Tool]:
+async def announced(tool_desk: ToolDesk) -> list[Tool]:
     """The tools that the bucket has."""
     found: dict[str, bytes] = {}
 
@@ -400,6 +412,6 @@ async def announced(desk: ToolDesk) -> list[Tool]:
         if value is not None:
             found[key] = value
 
-    watch = await Bucket(desk.bus, subjects.KV_TOOLS).watch(on_change, prefix="tool")
+    watch = await Bucket(tool_desk.bus, subjects.KV_TOOLS).watch(on_change, prefix="tool")
     await watch.stop()
     return [decode_tool(value) for value in found.values()]

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +14,17 @@ from schemas import subjects
 from schemas.sealing import seal
 from schemas.tools import Tool, ToolResult, decode_tool
 from tests.support.mcp_server import COMMAND, ROOT, running_mcp
-from tests.support.nats import NatsServer, migrate, running_nats
-from tests.support.tools import ToolDesk, open_tool_desk, running_tools
+from tests.support.nats import NatsServer
+from tests.support.tools import ToolDesk, running_tools
 from tests.support.web import Asked, Told, Web, answer, redirect, serving
 from workers.tools.builtin import TOOLS
 from workers.tools.mcp.file import McpFile, read_mcp_file
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    with running_nats(tmp_path_factory.mktemp("nats")) as nats:
-        yield nats
-
-
-@pytest.fixture(scope="module")
 def remote() -> Iterator[str]:
     with running_mcp() as url:
         yield url
-
-
-@pytest.fixture
-async def desk(server: NatsServer) -> AsyncIterator[ToolDesk]:
-    await migrate(server)
-    async with open_tool_desk(server) as desk:
-        yield desk
 
 
 def allowed(url: str) -> dict[str, Any]:
@@ -57,16 +44,16 @@ def code_of(result: ToolResult) -> str:
 
 @pytest.mark.requirement("tools.mcp.request")
 async def test_a_requests_server_is_listed_and_called(
-    server: NatsServer, desk: ToolDesk, remote: str
+    shared_nats: NatsServer, tool_desk: ToolDesk, remote: str
 ) -> None:
-    async with running_tools(server, **allowed(remote)):
-        listed = await desk.result("mcp", options=options(remote))
-        summed = await desk.result("mcp", {"a": 2, "b": 40}, options=options(remote, "add"))
-        failed = await desk.result("mcp", options=options(remote, "fail"))
-        wrong = await desk.result("mcp", {"a": "x"}, options=options(remote, "add"))
+    async with running_tools(shared_nats, **allowed(remote)):
+        listed = await tool_desk.result("mcp", options=options(remote))
+        summed = await tool_desk.result("mcp", {"a": 2, "b": 40}, options=options(remote, "add"))
+        failed = await tool_desk.result("mcp", options=options(remote, "fail"))
+        wrong = await tool_desk.result("mcp", {"a": "x"}, options=options(remote, "add"))
         # By its own name: what a server calls its tool is no tool of ours.
         named = options(remote) | {"op": "call_tool", "authorization": None, "headers": None}
-        by_name = await desk.result("add", {"a": 1, "b": 2}, options=named)
+        by_name = await tool_desk.result("add", {"a": 1, "b": 2}, options=named)
     tools = msgspec.json.decode(listed.structured or b"")["tools"]
     add = next(tool for tool in tools if tool["name"] == "add")
     assert add["inputSchema"]["required"] == ["a", "b"]
@@ -80,12 +67,12 @@ async def test_a_requests_server_is_listed_and_called(
 
 
 async def test_a_servers_progress_and_files_are_passed_on(
-    server: NatsServer, desk: ToolDesk, remote: str, tmp_path: Path
+    shared_nats: NatsServer, tool_desk: ToolDesk, remote: str, tmp_path: Path
 ) -> None:
-    async with running_tools(server, data=tmp_path, **allowed(remote)):
-        job = await desk.call("mcp", {"steps": 3}, options=options(remote, "slow"))
-        reading = await desk.until_ended(job.call_id)
-        picture = await desk.result("mcp", options=options(remote, "picture"))
+    async with running_tools(shared_nats, data=tmp_path, **allowed(remote)):
+        job = await tool_desk.call("mcp", {"steps": 3}, options=options(remote, "slow"))
+        reading = await tool_desk.until_ended(job.call_id)
+        picture = await tool_desk.result("mcp", options=options(remote, "picture"))
     assert [one.progress for one in reading.progress] == [0, 1, 2]
     assert reading.progress[0].message == "at it"
     assert reading.result.output == "done"
@@ -98,7 +85,7 @@ def yaml(*servers: dict[str, Any]) -> McpFile:
     return read_mcp_file(msgspec.json.encode({"servers": servers}).decode())
 
 
-async def announced(desk: ToolDesk) -> dict[str, Tool]:
+async def announced(tool_desk: ToolDesk) -> dict[str, Tool]:
     found: dict[str, Tool] = {}
 
     def on_change(key: str, value: bytes | None, revision: int) -> None:
@@ -106,28 +93,28 @@ async def announced(desk: ToolDesk) -> dict[str, Tool]:
         if value is not None:
             found[key] = decode_tool(value)
 
-    watch = await Bucket(desk.bus, subjects.KV_TOOLS).watch(on_change, prefix="tool")
+    watch = await Bucket(tool_desk.bus, subjects.KV_TOOLS).watch(on_change, prefix="tool")
     await watch.stop()
     return {tool.name: tool for tool in found.values()}
 
 
 @pytest.mark.requirement("tools.mcp.operator")
 async def test_the_operators_servers_are_tools_of_the_server(
-    server: NatsServer, desk: ToolDesk, remote: str
+    shared_nats: NatsServer, tool_desk: ToolDesk, remote: str
 ) -> None:
     by_command = {"label": "local", "command": sys.executable, "args": [*COMMAND[1:], "stdio"]}
     file = yaml(
         {"label": "web", "url": remote, "include": ["add", "odd*"]},
         by_command | {"cwd": str(ROOT), "env": {"SHOWN": "1"}},
     )
-    async with running_tools(server, TOOLS, file=file, tools_queues=["mcp"]):
-        told = await announced(desk)
-        by_http = await desk.result("web__add", {"a": 1, "b": 2})
-        by_stdio = await desk.result("local__add", {"a": 3, "b": 4})
+    async with running_tools(shared_nats, TOOLS, file=file, tools_queues=["mcp"]):
+        told = await announced(tool_desk)
+        by_http = await tool_desk.result("web__add", {"a": 1, "b": 2})
+        by_stdio = await tool_desk.result("local__add", {"a": 3, "b": 4})
         odd = next(name for name in told if name.startswith("web__odd"))
-        renamed = await desk.result(odd)
-        variables = await desk.result("local__variables")
-        unwanted = await desk.result("web__fail")
+        renamed = await tool_desk.result(odd)
+        variables = await tool_desk.result("local__variables")
+        unwanted = await tool_desk.result("web__fail")
     assert {name for name in told if name.startswith("web__")} == {"web__add", odd}
     assert told["web__add"].queue == "mcp"
     assert (by_http.output, by_stdio.output, renamed.output) == ("3", "7", "odd")
@@ -136,7 +123,9 @@ async def test_the_operators_servers_are_tools_of_the_server(
     assert code_of(unwanted) == "unknown_tool"
 
 
-async def test_a_command_that_ends_is_started_again(server: NatsServer, desk: ToolDesk) -> None:
+async def test_a_command_that_ends_is_started_again(
+    shared_nats: NatsServer, tool_desk: ToolDesk
+) -> None:
     file = yaml(
         {
             "label": "local",
@@ -145,17 +134,19 @@ async def test_a_command_that_ends_is_started_again(server: NatsServer, desk: To
             "cwd": str(ROOT),
         }
     )
-    async with running_tools(server, file=file, tools_queues=["mcp"]):
-        ended = await desk.result("local__end")
-        again = await desk.result("local__add", {"a": 1, "b": 1})
+    async with running_tools(shared_nats, file=file, tools_queues=["mcp"]):
+        ended = await tool_desk.result("local__end")
+        again = await tool_desk.result("local__add", {"a": 1, "b": 1})
     assert ended.status == "failed"
     assert again.output == "2"
 
 
-async def test_a_server_that_is_away_is_told_as_that(server: NatsServer, desk: ToolDesk) -> None:
+async def test_a_server_that_is_away_is_told_as_that(
+    shared_nats: NatsServer, tool_desk: ToolDesk
+) -> None:
     file = yaml({"label": "away", "url": "http://127.0.0.1:9/mcp"})
-    async with running_tools(server, file=file, tools_queues=["mcp"]):
-        result = await desk.result("away__anything")
+    async with running_tools(shared_nats, file=file, tools_queues=["mcp"]):
+        result = await tool_desk.result("away__anything")
     assert code_of(result) == "unavailable"
 
 
@@ -238,16 +229,16 @@ LONG = {"content": [{"type": "text", "text": "x" * (1 << 20)}]}
     ],
 )
 async def test_a_malicious_server_hurts_only_its_own_call(
-    server: NatsServer, desk: ToolDesk, told: Any, code: str | None, remote: str
+    shared_nats: NatsServer, tool_desk: ToolDesk, told: Any, code: str | None, remote: str
 ) -> None:
     async with serving(Handmade(tools_call=told)) as web:
         settings = allowed(remote)
         settings["outbound_allow"] = [*settings["outbound_allow"], web.allowed]
-        async with running_tools(server, TOOLS, **settings):
-            bad = await desk.call("mcp", options=options(f"{web.url}/mcp", "t"), deadline=3.0)
-            good = await desk.call("mcp", {"a": 1, "b": 1}, options=options(remote, "add"))
-            fine = await desk.until_ended(good.call_id, 10)
-            reading = await desk.until_ended(bad.call_id, 15)
+        async with running_tools(shared_nats, TOOLS, **settings):
+            bad = await tool_desk.call("mcp", options=options(f"{web.url}/mcp", "t"), deadline=3.0)
+            good = await tool_desk.call("mcp", {"a": 1, "b": 1}, options=options(remote, "add"))
+            fine = await tool_desk.until_ended(good.call_id, 10)
+            reading = await tool_desk.until_ended(bad.call_id, 15)
     result = reading.result
     assert fine.result.output == "2"
     assert len(msgspec.json.encode(result)) <= 256 * 1024
@@ -269,24 +260,33 @@ async def test_a_malicious_server_hurts_only_its_own_call(
         Told(stream=endless, headers=SSE),
     ],
 )
-async def test_a_malicious_list_is_refused(server: NatsServer, desk: ToolDesk, told: Any) -> None:
-    async with serving(Handmade(tools_list=told)) as web, running_tools(server, **allowed(web.url)):
-        result = await desk.result("mcp", options=options(web.url), deadline=5.0)
+async def test_a_malicious_list_is_refused(
+    shared_nats: NatsServer, tool_desk: ToolDesk, told: Any
+) -> None:
+    async with (
+        serving(Handmade(tools_list=told)) as web,
+        running_tools(shared_nats, **allowed(web.url)),
+    ):
+        result = await tool_desk.result("mcp", options=options(web.url), deadline=5.0)
     assert result.status == "failed"
 
 
-async def test_a_list_is_remembered_for_a_while(server: NatsServer, desk: ToolDesk) -> None:
+async def test_a_list_is_remembered_for_a_while(
+    shared_nats: NatsServer, tool_desk: ToolDesk
+) -> None:
     made = Handmade()
-    async with serving(made) as web, running_tools(server, **allowed(web.url)):
-        first = await desk.result("mcp", options=options(web.url))
+    async with serving(made) as web, running_tools(shared_nats, **allowed(web.url)):
+        first = await tool_desk.result("mcp", options=options(web.url))
         made.tools = []
-        second = await desk.result("mcp", options=options(web.url))
-        other = await desk.result("mcp", options=options(web.url, headers={"X-Team": "b"}))
+        second = await tool_desk.result("mcp", options=options(web.url))
+        other = await tool_desk.result("mcp", options=options(web.url, headers={"X-Team": "b"}))
     assert first.output == second.output == "Tools: t"
     assert other.output == "Tools: none"
 
 
-async def test_tools_that_change_are_announced_anew(server: NatsServer, desk: ToolDesk) -> None:
+async def test_tools_that_change_are_announced_anew(
+    shared_nats: NatsServer, tool_desk: ToolDesk
+) -> None:
     made = Handmade()
     changed = asyncio.Event()
 
@@ -296,12 +296,12 @@ async def test_tools_that_change_are_announced_anew(server: NatsServer, desk: To
 
     async with serving(made) as web:
         file = yaml({"label": "hand", "url": f"{web.url}/mcp"})
-        async with running_tools(server, file=file, tools_queues=["mcp"], mcp_list_kept=0.2):
-            watch = await Bucket(desk.bus, subjects.KV_TOOLS).watch(on_change)
+        async with running_tools(shared_nats, file=file, tools_queues=["mcp"], mcp_list_kept=0.2):
+            watch = await Bucket(tool_desk.bus, subjects.KV_TOOLS).watch(on_change)
             made.tools = [{"name": "new", "inputSchema": {"type": "object"}}]
             await asyncio.wait_for(changed.wait(), 10)
-            new = await desk.result("hand__new")
-            old = await desk.result("hand__t")
+            new = await tool_desk.result("hand__new")
+            old = await tool_desk.result("hand__t")
             await watch.stop()
     assert new.output == "fine"
     assert code_of(old) == "unknown_tool"
@@ -309,12 +309,12 @@ async def test_tools_that_change_are_announced_anew(server: NatsServer, desk: To
 
 @pytest.mark.requirement("tools.mcp.secrets")
 async def test_credentials_travel_sealed_and_are_told_to_nobody(
-    server: NatsServer, desk: ToolDesk, capfd: pytest.CaptureFixture[str]
+    shared_nats: NatsServer, tool_desk: ToolDesk, capfd: pytest.CaptureFixture[str]
 ) -> None:
     secret, other = "token-of-somebody", "key-of-somebody"
     async with (
         serving(Handmade()) as web,
-        running_tools(server, sealing_key="k", **allowed(web.url)),
+        running_tools(shared_nats, sealing_key="k", **allowed(web.url)),
     ):
         given = options(
             web.url,
@@ -322,12 +322,12 @@ async def test_credentials_travel_sealed_and_are_told_to_nobody(
             authorization=seal("k", secret),
             headers={"X-Key": seal("k", other), "X-Plain": "plain"},
         )
-        job = await desk.call("mcp", options=given)
-        reading = await desk.until_ended(job.call_id)
-        wrong = await desk.result(
+        job = await tool_desk.call("mcp", options=given)
+        reading = await tool_desk.until_ended(job.call_id)
+        wrong = await tool_desk.result(
             "mcp", options=options(web.url, "t", authorization=seal("another", secret))
         )
-        (finished,) = await desk.finished(job)
+        (finished,) = await tool_desk.finished(job)
     assert reading.result.output == "fine"
     assert web.asked[0].headers["authorization"] == f"Bearer {secret}"
     assert web.asked[0].headers["x-key"] == other
@@ -351,10 +351,10 @@ async def test_credentials_travel_sealed_and_are_told_to_nobody(
     ],
 )
 async def test_a_requests_server_must_be_on_the_public_internet(
-    server: NatsServer, desk: ToolDesk, url: str
+    shared_nats: NatsServer, tool_desk: ToolDesk, url: str
 ) -> None:
-    async with running_tools(server, tools_queues=["mcp"]):
-        result = await desk.result("mcp", options=options(url, "t"))
+    async with running_tools(shared_nats, tools_queues=["mcp"]):
+        result = await tool_desk.result("mcp", options=options(url, "t"))
     assert code_of(result) == "refused"
     assert "secret" not in result.output
 
@@ -376,38 +376,40 @@ async def test_a_requests_server_must_be_on_the_public_internet(
     ],
 )
 async def test_options_that_make_no_sense_are_refused(
-    server: NatsServer, desk: ToolDesk, given: Any
+    shared_nats: NatsServer, tool_desk: ToolDesk, given: Any
 ) -> None:
-    async with running_tools(server, tools_queues=["mcp"]):
-        result = await desk.result("mcp", options=given)
+    async with running_tools(shared_nats, tools_queues=["mcp"]):
+        result = await tool_desk.result("mcp", options=given)
     assert code_of(result) == "invalid_options"
 
 
 @pytest.mark.requirement("tools.breaker")
 async def test_a_server_that_keeps_failing_is_left_alone_by_its_callers_only(
-    server: NatsServer, desk: ToolDesk
+    shared_nats: NatsServer, tool_desk: ToolDesk
 ) -> None:
     async with serving(Handmade(tools_call=Told(status=500))) as web:
         settings = allowed(web.url) | {"tool_breaker_failures": 2}
-        async with running_tools(server, **settings):
+        async with running_tools(shared_nats, **settings):
             for _ in range(2):
-                await desk.result("mcp", options=options(web.url, "t"))
+                await tool_desk.result("mcp", options=options(web.url, "t"))
             asked = len(web.asked)
-            left_alone = await desk.result("mcp", options=options(web.url, "t"))
+            left_alone = await tool_desk.result("mcp", options=options(web.url, "t"))
             assert len(web.asked) == asked
-            mine = await desk.result("mcp", options=options(web.url, "t", authorization="mine"))
+            mine = await tool_desk.result(
+                "mcp", options=options(web.url, "t", authorization="mine")
+            )
     assert code_of(left_alone) == "unavailable"
     assert code_of(mine) == "mcp_error"
 
 
-async def test_a_cancel_ends_a_servers_call(server: NatsServer, desk: ToolDesk) -> None:
+async def test_a_cancel_ends_a_servers_call(shared_nats: NatsServer, tool_desk: ToolDesk) -> None:
     web: Web
     async with (
         serving(Handmade(tools_call=Told(stream=never, headers=SSE))) as web,
-        running_tools(server, **allowed(web.url)),
+        running_tools(shared_nats, **allowed(web.url)),
     ):
-        job = await desk.call("mcp", options=options(web.url, "t"))
-        await desk.until_begun(job.call_id)
-        await desk.cancel(job.call_id)
-        reading = await desk.until_ended(job.call_id, 5)
+        job = await tool_desk.call("mcp", options=options(web.url, "t"))
+        await tool_desk.until_begun(job.call_id)
+        await tool_desk.cancel(job.call_id)
+        reading = await tool_desk.until_ended(job.call_id, 5)
     assert reading.result.status == "cancelled"

@@ -5,7 +5,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +16,23 @@ import pytest
 from bus import open_store
 from schemas.tool_options import is_file_path
 from schemas.tools import ToolResult
-from tests.support.nats import NatsServer, migrate, running_nats
-from tests.support.tools import ToolDesk, open_tool_desk, running_tools
+from tests.support.nats import NatsServer
+from tests.support.tools import ToolDesk, running_tools
 
 sandboxed = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    with running_nats(tmp_path_factory.mktemp("nats")) as nats:
-        yield nats
-
-
-@pytest.fixture
-async def desk(server: NatsServer) -> AsyncIterator[ToolDesk]:
-    await migrate(server)
-    async with open_tool_desk(server) as desk:
-        yield desk
-
-
 async def executed(
-    server: NatsServer, desk: ToolDesk, code: str, data: Path = Path("/nonexistent"), **given: Any
+    shared_nats: NatsServer,
+    tool_desk: ToolDesk,
+    code: str,
+    data: Path = Path("/nonexistent"),
+    **given: Any,
 ) -> ToolResult:
     """Run code by a worker of its own, as a model would."""
     options = given.pop("options", None)
-    async with running_tools(server, data=data, tools_queues=["python_exec"], **given):
-        return await desk.result(
+    async with running_tools(shared_nats, data=data, tools_queues=["python_exec"], **given):
+        return await tool_desk.result(
             "python_exec", {"code": code}, queue="python_exec", options=options
         )
 
@@ -52,9 +43,13 @@ def structured(result: ToolResult) -> Any:
 
 @sandboxed
 @pytest.mark.requirement("tools.python_exec")
-async def test_code_runs_and_its_failure_is_told(server: NatsServer, desk: ToolDesk) -> None:
-    fine = await executed(server, desk, "import statistics\nprint(statistics.mean([1, 2, 6]))")
-    wrong = await executed(server, desk, "print('before')\n1/0")
+async def test_code_runs_and_its_failure_is_told(
+    shared_nats: NatsServer, tool_desk: ToolDesk
+) -> None:
+    fine = await executed(
+        shared_nats, tool_desk, "import statistics\nprint(statistics.mean([1, 2, 6]))"
+    )
+    wrong = await executed(shared_nats, tool_desk, "print('before')\n1/0")
     assert (fine.status, fine.output) == ("completed", "3")
     assert structured(fine)["exit_code"] == 0
     assert wrong.status == "completed"
@@ -64,7 +59,9 @@ async def test_code_runs_and_its_failure_is_told(server: NatsServer, desk: ToolD
 
 
 @sandboxed
-async def test_files_go_in_and_come_out(server: NatsServer, desk: ToolDesk, tmp_path: Path) -> None:
+async def test_files_go_in_and_come_out(
+    shared_nats: NatsServer, tool_desk: ToolDesk, tmp_path: Path
+) -> None:
     objects = open_store(tmp_path / "objects")
     await objects.put("files/one", b"a,b\n1,2\n")
     code = "\n".join(
@@ -75,7 +72,7 @@ async def test_files_go_in_and_come_out(server: NatsServer, desk: ToolDesk, tmp_
         ]
     )
     options = {"files": [{"name": "table.csv", "reference": "files/one"}]}
-    result = await executed(server, desk, code, tmp_path, options=options)
+    result = await executed(shared_nats, tool_desk, code, tmp_path, options=options)
     upper, deep = sorted(result.artifacts, key=lambda one: one.name, reverse=True)
     assert (upper.name, upper.bytes, upper.media_type) == ("upper.csv", 8, "text/csv")
     assert deep.name == "sub/deep.bin"
@@ -86,7 +83,7 @@ async def test_files_go_in_and_come_out(server: NatsServer, desk: ToolDesk, tmp_
 
 @sandboxed
 async def test_a_file_goes_to_its_path_and_comes_back_from_there(
-    server: NatsServer, desk: ToolDesk, tmp_path: Path
+    shared_nats: NatsServer, tool_desk: ToolDesk, tmp_path: Path
 ) -> None:
     objects = open_store(tmp_path / "objects")
     await objects.put("files/one", b"1")
@@ -99,7 +96,7 @@ async def test_a_file_goes_to_its_path_and_comes_back_from_there(
         ]
     )
     options = {"files": [{"name": name, "reference": "files/one"} for name in names]}
-    result = await executed(server, desk, code, tmp_path, options=options)
+    result = await executed(shared_nats, tool_desk, code, tmp_path, options=options)
     assert result.output.startswith("['1', '1', '1']\n[Files made: data/deep/in.txt (1 bytes)]")
     (changed,) = result.artifacts
     assert (changed.name, await objects.get(changed.reference)) == ("data/deep/in.txt", b"2")
@@ -108,12 +105,12 @@ async def test_a_file_goes_to_its_path_and_comes_back_from_there(
 @sandboxed
 @pytest.mark.parametrize("names", [["out", "out/a", "out/b"], ["out/a", "out/b", "out"]])
 async def test_of_a_file_and_a_folder_at_the_same_path_code_finds_the_newest(
-    server: NatsServer, desk: ToolDesk, tmp_path: Path, names: list[str]
+    shared_nats: NatsServer, tool_desk: ToolDesk, tmp_path: Path, names: list[str]
 ) -> None:
     await open_store(tmp_path / "objects").put("files/one", b"1")
     code = "import glob; print(sorted(glob.glob('**', recursive=True)))"
     options = {"files": [{"name": name, "reference": "files/one"} for name in names]}
-    result = await executed(server, desk, code, tmp_path, options=options)
+    result = await executed(shared_nats, tool_desk, code, tmp_path, options=options)
     expected = ["out"] if names[-1] == "out" else ["out", "out/a", "out/b"]
     assert result.output == str(expected)
 
@@ -132,9 +129,9 @@ for name in (b"bad\\xff", b"bad\\xfe", b"bad?", b"two\\nlines", b"two_lines"):
 
 @sandboxed
 async def test_each_odd_path_becomes_a_name_of_its_own(
-    server: NatsServer, desk: ToolDesk, tmp_path: Path
+    shared_nats: NatsServer, tool_desk: ToolDesk, tmp_path: Path
 ) -> None:
-    result = await executed(server, desk, ODD_NAMES, tmp_path)
+    result = await executed(shared_nats, tool_desk, ODD_NAMES, tmp_path)
     names = {one.name for one in result.artifacts}
     assert len(names) == 8
     assert {"a_b_c_d_e_f_g_h_i.csv", "bad?", "two_lines"} < names
@@ -162,10 +159,10 @@ async def test_each_odd_path_becomes_a_name_of_its_own(
 )
 @sandboxed
 async def test_a_file_whose_path_leads_elsewhere_is_refused(
-    server: NatsServer, desk: ToolDesk, name: str
+    shared_nats: NatsServer, tool_desk: ToolDesk, name: str
 ) -> None:
     options = {"files": [{"name": name, "reference": "files/one"}]}
-    result = await executed(server, desk, "pass", options=options)
+    result = await executed(shared_nats, tool_desk, "pass", options=options)
     assert result.error is not None
     assert result.error.code == "invalid_options"
 
@@ -185,7 +182,7 @@ for address in hosts:
 @sandboxed
 @pytest.mark.requirement("tools.sandbox")
 async def test_there_is_no_network_not_even_this_machine(
-    server: NatsServer, desk: ToolDesk
+    shared_nats: NatsServer, tool_desk: ToolDesk
 ) -> None:
     with socket.create_server(("0.0.0.0", 0)) as listening:
         port = listening.getsockname()[1]
@@ -198,7 +195,7 @@ async def test_there_is_no_network_not_even_this_machine(
             ),
             "127.0.0.2",
         )
-        result = await executed(server, desk, REACH_NETWORK.format(port=port, host=host))
+        result = await executed(shared_nats, tool_desk, REACH_NETWORK.format(port=port, host=host))
     assert result.output.count("no ") == 4
     assert "REACHED" not in result.output
 
@@ -225,7 +222,7 @@ print("uid", os.getuid())
 @sandboxed
 @pytest.mark.requirement("tools.sandbox")
 async def test_there_are_no_files_processes_and_variables_of_others(
-    server: NatsServer, desk: ToolDesk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared_nats: NatsServer, tool_desk: ToolDesk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JAN_SECRET", "x")
     secret = tmp_path / "secret"
@@ -240,7 +237,7 @@ async def test_there_are_no_files_processes_and_variables_of_others(
         __file__,
     ]
     paths += [f"/proc/{os.getpid()}/environ", "/var/log/dpkg.log"]
-    result = await executed(server, desk, LOOK_AROUND.format(paths=paths))
+    result = await executed(shared_nats, tool_desk, LOOK_AROUND.format(paths=paths))
     assert "WROTE" not in result.output
     assert [line for line in result.output.splitlines() if line.startswith("READ")] in (
         [],
@@ -270,8 +267,8 @@ print(subprocess.run(["su", "-c", "id"], capture_output=True, stdin=subprocess.D
 
 @sandboxed
 @pytest.mark.requirement("tools.sandbox")
-async def test_there_is_no_power_to_gain(server: NatsServer, desk: ToolDesk) -> None:
-    result = await executed(server, desk, GAIN_POWER)
+async def test_there_is_no_power_to_gain(shared_nats: NatsServer, tool_desk: ToolDesk) -> None:
+    result = await executed(shared_nats, tool_desk, GAIN_POWER)
     assert "GAINED" not in result.output
     assert result.output.count(" no") == 7
     assert not result.output.splitlines()[-1].startswith("0")
@@ -287,12 +284,12 @@ def is_sandboxed(process: psutil.Process) -> bool:
 
 @sandboxed
 @pytest.mark.requirement("tools.sandbox")
-async def test_a_fork_bomb_stays_small(server: NatsServer, desk: ToolDesk) -> None:
+async def test_a_fork_bomb_stays_small(shared_nats: NatsServer, tool_desk: ToolDesk) -> None:
     bomb = "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass"
     most = 0
-    async with running_tools(server, tools_queues=["python_exec"], python_seconds=2):
-        job = await desk.call("python_exec", {"code": bomb}, queue="python_exec")
-        ended = asyncio.create_task(desk.until_ended(job.call_id))
+    async with running_tools(shared_nats, tools_queues=["python_exec"], python_seconds=2):
+        job = await tool_desk.call("python_exec", {"code": bomb}, queue="python_exec")
+        ended = asyncio.create_task(tool_desk.until_ended(job.call_id))
         while not ended.done():
             children = psutil.Process().children(recursive=True)
             most = max(most, sum(is_sandboxed(child) for child in children))
@@ -314,8 +311,8 @@ async def test_a_fork_bomb_stays_small(server: NatsServer, desk: ToolDesk) -> No
         "x = bytearray(os.urandom(1 << 20)) * 150\n        time.sleep(10)\ntime.sleep(10)",
     ],
 )
-async def test_memory_is_bounded(server: NatsServer, desk: ToolDesk, code: str) -> None:
-    result = await executed(server, desk, code, python_memory=256 << 20)
+async def test_memory_is_bounded(shared_nats: NatsServer, tool_desk: ToolDesk, code: str) -> None:
+    result = await executed(shared_nats, tool_desk, code, python_memory=256 << 20)
     assert "MemoryError" in result.output or (
         result.error is not None and result.error.code == "memory_limit"
     )
@@ -324,8 +321,8 @@ async def test_memory_is_bounded(server: NatsServer, desk: ToolDesk, code: str) 
 @sandboxed
 @pytest.mark.requirement("tools.sandbox")
 @pytest.mark.parametrize("code", ["while True: pass", "import time; time.sleep(60)"])
-async def test_time_is_bounded(server: NatsServer, desk: ToolDesk, code: str) -> None:
-    result = await executed(server, desk, f"print('begun')\n{code}", python_seconds=1)
+async def test_time_is_bounded(shared_nats: NatsServer, tool_desk: ToolDesk, code: str) -> None:
+    result = await executed(shared_nats, tool_desk, f"print('begun')\n{code}", python_seconds=1)
     assert result.error is not None
     assert result.error.code == "timeout"
     assert "begun" in result.output
@@ -333,8 +330,8 @@ async def test_time_is_bounded(server: NatsServer, desk: ToolDesk, code: str) ->
 
 @sandboxed
 @pytest.mark.requirement("tools.sandbox")
-async def test_a_flood_of_output_is_stopped(server: NatsServer, desk: ToolDesk) -> None:
-    result = await executed(server, desk, "while True: print('x' * 1000)")
+async def test_a_flood_of_output_is_stopped(shared_nats: NatsServer, tool_desk: ToolDesk) -> None:
+    result = await executed(shared_nats, tool_desk, "while True: print('x' * 1000)")
     assert result.error is not None
     assert result.error.code == "output_limit"
     assert len(result.output) < 70_000
@@ -343,7 +340,7 @@ async def test_a_flood_of_output_is_stopped(server: NatsServer, desk: ToolDesk) 
 @sandboxed
 @pytest.mark.requirement("tools.sandbox")
 async def test_a_flood_of_files_is_bounded(
-    server: NatsServer, desk: ToolDesk, tmp_path: Path
+    shared_nats: NatsServer, tool_desk: ToolDesk, tmp_path: Path
 ) -> None:
     code = "\n".join(
         [
@@ -355,7 +352,7 @@ async def test_a_flood_of_files_is_bounded(
             "except OSError as error: print('full', error.errno)",
         ]
     )
-    result = await executed(server, desk, code, tmp_path)
+    result = await executed(shared_nats, tool_desk, code, tmp_path)
     assert "full" in result.output
     assert len(result.artifacts) == 20
     assert "81 more files" in result.output
@@ -379,9 +376,9 @@ os.mkdir("closed"); open("closed/x", "w"); os.chmod("closed", 0)
 @sandboxed
 @pytest.mark.requirement("tools.sandbox")
 async def test_links_and_special_files_are_not_followed(
-    server: NatsServer, desk: ToolDesk, tmp_path: Path
+    shared_nats: NatsServer, tool_desk: ToolDesk, tmp_path: Path
 ) -> None:
-    result = await executed(server, desk, ESCAPE_BY_LINKS, tmp_path)
+    result = await executed(shared_nats, tool_desk, ESCAPE_BY_LINKS, tmp_path)
     names = sorted(one.name for one in result.artifacts)
     assert names[1:] == ["dir/seen.txt", "hard.txt", "plain.txt"]
     assert names[0].isprintable()
@@ -408,13 +405,13 @@ if os.fork() == 0:
 @sandboxed
 @pytest.mark.requirement("tools.sandbox")
 async def test_a_folder_that_becomes_a_link_while_files_are_gathered_is_not_followed(
-    server: NatsServer, desk: ToolDesk, tmp_path: Path
+    shared_nats: NatsServer, tool_desk: ToolDesk, tmp_path: Path
 ) -> None:
     objects = open_store(tmp_path / "objects")
-    async with running_tools(server, data=tmp_path, tools_queues=["python_exec"]):
+    async with running_tools(shared_nats, data=tmp_path, tools_queues=["python_exec"]):
         arguments = {"code": SWAP_FOR_LINKS}
         for _ in range(8):
-            result = await desk.result("python_exec", arguments, queue="python_exec")
+            result = await tool_desk.result("python_exec", arguments, queue="python_exec")
             assert result.status == "completed"
             for made in result.artifacts:
                 assert await objects.get(made.reference) == b"own"
@@ -422,12 +419,12 @@ async def test_a_folder_that_becomes_a_link_while_files_are_gathered_is_not_foll
 
 @sandboxed
 async def test_code_that_ends_what_watches_it_harms_only_its_own_call(
-    server: NatsServer, desk: ToolDesk
+    shared_nats: NatsServer, tool_desk: ToolDesk
 ) -> None:
-    async with running_tools(server, tools_queues=["python_exec"], python_seconds=5):
+    async with running_tools(shared_nats, tools_queues=["python_exec"], python_seconds=5):
         code = "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\nprint('x')"
-        killed = await desk.result("python_exec", {"code": code}, queue="python_exec")
-        forged = await desk.result(
+        killed = await tool_desk.result("python_exec", {"code": code}, queue="python_exec")
+        forged = await tool_desk.result(
             "python_exec",
             {
                 "code": "import os, signal\nfor pid in os.listdir('/proc'):\n"
@@ -439,7 +436,7 @@ async def test_code_that_ends_what_watches_it_harms_only_its_own_call(
             },
             queue="python_exec",
         )
-        fine = await desk.result("python_exec", {"code": "print(1)"}, queue="python_exec")
+        fine = await tool_desk.result("python_exec", {"code": "print(1)"}, queue="python_exec")
     assert killed.artifacts == []
     assert forged.artifacts == []
     assert fine.output == "1"
@@ -448,15 +445,17 @@ async def test_code_that_ends_what_watches_it_harms_only_its_own_call(
 @sandboxed
 @pytest.mark.parametrize("moment", [0.0, 0.0005, 0.002, 0.005, 0.01, 0.5])
 async def test_a_cancel_ends_the_code_however_far_its_sandbox_is(
-    server: NatsServer, desk: ToolDesk, moment: float
+    shared_nats: NatsServer, tool_desk: ToolDesk, moment: float
 ) -> None:
-    async with running_tools(server, tools_queues=["python_exec"]):
+    async with running_tools(shared_nats, tools_queues=["python_exec"]):
         code = "import time; time.sleep(30)"
-        job = await desk.call("python_exec", {"code": code}, queue="python_exec", parent="resp_c")
-        await desk.until_begun(job.call_id)
+        job = await tool_desk.call(
+            "python_exec", {"code": code}, queue="python_exec", parent="resp_c"
+        )
+        await tool_desk.until_begun(job.call_id)
         await asyncio.sleep(moment)
-        await desk.cancel("resp_c")
-        reading = await desk.until_ended(job.call_id, 20)
+        await tool_desk.cancel("resp_c")
+        reading = await tool_desk.until_ended(job.call_id, 20)
         left = [child.name() for child in psutil.Process().children(recursive=True)]
     assert reading.result.status == "cancelled"
     assert "bwrap" not in left
@@ -464,10 +463,10 @@ async def test_a_cancel_ends_the_code_however_far_its_sandbox_is(
 
 @pytest.mark.requirement("tools.sandbox")
 async def test_without_a_sandbox_no_code_runs(
-    server: NatsServer, desk: ToolDesk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    shared_nats: NatsServer, tool_desk: ToolDesk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    result = await executed(server, desk, "print(1)")
+    result = await executed(shared_nats, tool_desk, "print(1)")
     assert result.error is not None
     assert result.error.code == "unavailable"
     assert "bubblewrap" in result.output
@@ -475,13 +474,13 @@ async def test_without_a_sandbox_no_code_runs(
 
 @pytest.mark.requirement("tools.sandbox")
 async def test_with_a_sandbox_that_fails_no_code_runs(
-    server: NatsServer, desk: ToolDesk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    shared_nats: NatsServer, tool_desk: ToolDesk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("bwrap", "setpriv", "nice"):
         (tmp_path / name).write_text("#!/bin/sh\necho no namespaces here >&2; exit 1\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    result = await executed(server, desk, "print(1)")
+    result = await executed(shared_nats, tool_desk, "print(1)")
     assert result.error is not None
     assert result.error.code == "unavailable"
     assert "bubblewrap does not work" in result.output
@@ -510,10 +509,14 @@ def liar() -> Iterator[Path]:
 
 @pytest.mark.requirement("tools.sandbox")
 async def test_no_path_leads_elsewhere_whatever_comes_out_of_a_sandbox(
-    server: NatsServer, desk: ToolDesk, monkeypatch: pytest.MonkeyPatch, liar: Path, tmp_path: Path
+    shared_nats: NatsServer,
+    tool_desk: ToolDesk,
+    monkeypatch: pytest.MonkeyPatch,
+    liar: Path,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setenv("PATH", f"{liar}:/usr/bin:/bin")
-    result = await executed(server, desk, "pass", tmp_path)
+    result = await executed(shared_nats, tool_desk, "pass", tmp_path)
     *odd, plain = [one.name for one in result.artifacts]
     assert [name.partition("_")[2] for name in odd] == [".._x", "_etc_x", "a_.._.._x", ".."]
     assert plain == "a/x"

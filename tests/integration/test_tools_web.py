@@ -2,7 +2,7 @@
 
 import contextlib
 import gzip
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import httpx2
@@ -10,8 +10,8 @@ import pytest
 
 from schemas.outbound import Blocked
 from schemas.tools import ToolResult
-from tests.support.nats import NatsServer, migrate, running_nats
-from tests.support.tools import ToolDesk, open_tool_desk, running_tools
+from tests.support.nats import NatsServer
+from tests.support.tools import ToolDesk, running_tools
 from tests.support.web import Answering, Asked, Told, Web, answer, page, redirect, serving
 from workers.runtime.guard import Guard, guarded_client
 
@@ -22,30 +22,21 @@ so too, though less. <a href="/moon">The moon</a> is what matters most of all he
 </article><footer>Cookies</footer></body></html>"""
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    with running_nats(tmp_path_factory.mktemp("nats")) as nats:
-        yield nats
-
-
-@pytest.fixture
-async def desk(server: NatsServer) -> AsyncIterator[ToolDesk]:
-    await migrate(server)
-    async with open_tool_desk(server) as desk:
-        yield desk
-
-
 async def fetched(
-    server: NatsServer, desk: ToolDesk, answering: Answering, path: str = "/", **given: Any
+    shared_nats: NatsServer,
+    tool_desk: ToolDesk,
+    answering: Answering,
+    path: str = "/",
+    **given: Any,
 ) -> tuple[ToolResult, Web]:
     """Serve, and have `web_fetch` read it."""
     settings = given.pop("settings", {})
     async with (
         serving(answering) as web,
-        running_tools(server, outbound_allow=[web.allowed], **settings),
+        running_tools(shared_nats, outbound_allow=[web.allowed], **settings),
     ):
         arguments = {"url": web.url + path} | given
-        return await desk.result("web_fetch", arguments, queue="web_fetch"), web
+        return await tool_desk.result("web_fetch", arguments, queue="web_fetch"), web
 
 
 def without_robots(told: Told) -> Answering:
@@ -58,8 +49,8 @@ def code_of(result: ToolResult) -> str:
 
 
 @pytest.mark.requirement("tools.web_fetch")
-async def test_a_page_is_read_as_markdown(server: NatsServer, desk: ToolDesk) -> None:
-    result, web = await fetched(server, desk, without_robots(page(ARTICLE)), "/tides")
+async def test_a_page_is_read_as_markdown(shared_nats: NatsServer, tool_desk: ToolDesk) -> None:
+    result, web = await fetched(shared_nats, tool_desk, without_robots(page(ARTICLE)), "/tides")
     assert result.status == "completed"
     assert "# On tides" in result.output
     assert "[The moon](" in result.output
@@ -68,30 +59,30 @@ async def test_a_page_is_read_as_markdown(server: NatsServer, desk: ToolDesk) ->
     assert result.citations[0].title == "On tides"
 
 
-async def test_a_page_is_read_as_text_and_cut(server: NatsServer, desk: ToolDesk) -> None:
+async def test_a_page_is_read_as_text_and_cut(shared_nats: NatsServer, tool_desk: ToolDesk) -> None:
     result, _ = await fetched(
-        server, desk, without_robots(page(ARTICLE)), format="text", max_chars=100
+        shared_nats, tool_desk, without_robots(page(ARTICLE)), format="text", max_chars=100
     )
     assert "](" not in result.output
     assert "[Cut: the first 100 of" in result.output
 
 
 async def test_a_packed_text_is_unpacked_within_the_limit(
-    server: NatsServer, desk: ToolDesk
+    shared_nats: NatsServer, tool_desk: ToolDesk
 ) -> None:
     def packed(text: bytes) -> Told:
         headers = {"content-type": "text/plain", "content-encoding": "gzip"}
         return Told(gzip.compress(text), headers=headers)
 
-    small, _ = await fetched(server, desk, without_robots(packed(b"hello " * 10)))
-    bomb, _ = await fetched(server, desk, without_robots(packed(b"\0" * (50 << 20))))
+    small, _ = await fetched(shared_nats, tool_desk, without_robots(packed(b"hello " * 10)))
+    bomb, _ = await fetched(shared_nats, tool_desk, without_robots(packed(b"\0" * (50 << 20))))
     assert "hello hello" in small.output
     assert code_of(bomb) == "too_large"
 
 
-async def test_a_pdf_is_read(server: NatsServer, desk: ToolDesk) -> None:
+async def test_a_pdf_is_read(shared_nats: NatsServer, tool_desk: ToolDesk) -> None:
     told = Told(pdf("Tides of the year"), headers={"content-type": "application/pdf"})
-    result, _ = await fetched(server, desk, without_robots(told))
+    result, _ = await fetched(shared_nats, tool_desk, without_robots(told))
     assert "Tides of the year" in result.output
 
 
@@ -131,9 +122,9 @@ def pdf(text: str) -> bytes:
     ],
 )
 async def test_what_can_not_be_read_is_said(
-    server: NatsServer, desk: ToolDesk, told: Told, code: str
+    shared_nats: NatsServer, tool_desk: ToolDesk, told: Told, code: str
 ) -> None:
-    result, _ = await fetched(server, desk, without_robots(told))
+    result, _ = await fetched(shared_nats, tool_desk, without_robots(told))
     assert code_of(result) == code
 
 
@@ -142,23 +133,27 @@ async def test_what_can_not_be_read_is_said(
     "url",
     ["http://127.0.0.1:8080/", "http://localhost/", "http://169.254.169.254/", "http://0x7f.1/"],
 )
-async def test_inside_addresses_are_refused(server: NatsServer, desk: ToolDesk, url: str) -> None:
-    async with running_tools(server):
-        result = await desk.result("web_fetch", {"url": url}, queue="web_fetch")
+async def test_inside_addresses_are_refused(
+    shared_nats: NatsServer, tool_desk: ToolDesk, url: str
+) -> None:
+    async with running_tools(shared_nats):
+        result = await tool_desk.result("web_fetch", {"url": url}, queue="web_fetch")
     assert code_of(result) == "refused"
 
 
 async def test_robots_are_honoured_unless_told_otherwise(
-    server: NatsServer, desk: ToolDesk
+    shared_nats: NatsServer, tool_desk: ToolDesk
 ) -> None:
     def answering(asked: Asked) -> Told:
         if asked.path == "/robots.txt":
             return Told(b"User-agent: *\nDisallow: /private\n")
         return page(ARTICLE)
 
-    closed, _ = await fetched(server, desk, answering, "/private/x")
-    opened, _ = await fetched(server, desk, answering, "/public")
-    told, _ = await fetched(server, desk, answering, "/private/x", settings={"fetch_robots": False})
+    closed, _ = await fetched(shared_nats, tool_desk, answering, "/private/x")
+    opened, _ = await fetched(shared_nats, tool_desk, answering, "/public")
+    told, _ = await fetched(
+        shared_nats, tool_desk, answering, "/private/x", settings={"fetch_robots": False}
+    )
     assert code_of(closed) == "refused"
     assert opened.status == told.status == "completed"
 
@@ -261,7 +256,7 @@ def broken(asked: Asked) -> Told:
 
 
 async def searched(
-    server: NatsServer, desk: ToolDesk, providers: dict[str, Answering], **given: Any
+    shared_nats: NatsServer, tool_desk: ToolDesk, providers: dict[str, Answering], **given: Any
 ) -> tuple[ToolResult, dict[str, Web]]:
     """Search with providers as small servers on this machine."""
     async with contextlib.AsyncExitStack() as stack:
@@ -272,17 +267,19 @@ async def searched(
         settings: dict[str, Any] = {f"{name}_url": web.url for name, web in webs.items()}
         settings |= {f"{name}_api_key": f"k-{name}" for name in webs if name != "searxng"}
         settings |= given.pop("settings", {})
-        await stack.enter_async_context(running_tools(server, **settings))
+        await stack.enter_async_context(running_tools(shared_nats, **settings))
         options = given.pop("options", None)
         arguments = {"q": "tides"} | given
-        result = await desk.result("web_search", arguments, queue="web_search", options=options)
+        result = await tool_desk.result(
+            "web_search", arguments, queue="web_search", options=options
+        )
         return result, webs
 
 
 @pytest.mark.requirement("tools.web_search")
-async def test_a_search_cites_what_it_found(server: NatsServer, desk: ToolDesk) -> None:
+async def test_a_search_cites_what_it_found(shared_nats: NatsServer, tool_desk: ToolDesk) -> None:
     result, webs = await searched(
-        server, desk, {"serper": serper}, gl="de", hl="en", num=5, tbs="qdr:w"
+        shared_nats, tool_desk, {"serper": serper}, gl="de", hl="en", num=5, tbs="qdr:w"
     )
     assert result.status == "completed"
     assert "1. Tides\nhttps://sea.example/tides\nTwice a day." in result.output
@@ -303,23 +300,25 @@ async def test_a_search_cites_what_it_found(server: NatsServer, desk: ToolDesk) 
     ],
 )
 async def test_a_search_falls_to_the_next_provider(
-    server: NatsServer, desk: ToolDesk, providers: dict[str, Answering], found: str
+    shared_nats: NatsServer, tool_desk: ToolDesk, providers: dict[str, Answering], found: str
 ) -> None:
-    result, _ = await searched(server, desk, providers)
+    result, _ = await searched(shared_nats, tool_desk, providers)
     assert found in result.output
 
 
 async def test_a_search_that_fails_everywhere_names_no_key(
-    server: NatsServer, desk: ToolDesk
+    shared_nats: NatsServer, tool_desk: ToolDesk
 ) -> None:
-    result, _ = await searched(server, desk, {"serper": broken, "exa": lambda _: Told(b"no json")})
+    result, _ = await searched(
+        shared_nats, tool_desk, {"serper": broken, "exa": lambda _: Told(b"no json")}
+    )
     assert code_of(result) == "unavailable"
     assert "status 500" in result.output
     assert "k-serper" not in result.output
 
 
 async def test_a_search_keeps_to_the_domains_that_the_request_allows(
-    server: NatsServer, desk: ToolDesk
+    shared_nats: NatsServer, tool_desk: ToolDesk
 ) -> None:
     options = {
         "type": "web_search",
@@ -327,9 +326,13 @@ async def test_a_search_keeps_to_the_domains_that_the_request_allows(
         "user_location": {"type": "approximate", "country": "GB", "city": "London"},
         "search_context_size": "low",
     }
-    result, webs = await searched(server, desk, {"serper": serper}, options=options)
+    result, webs = await searched(shared_nats, tool_desk, {"serper": serper}, options=options)
     refused, _ = await searched(
-        server, desk, {"serper": serper}, options=options, domain_allow_list=["other.example"]
+        shared_nats,
+        tool_desk,
+        {"serper": serper},
+        options=options,
+        domain_allow_list=["other.example"],
     )
     assert [citation.url for citation in result.citations] == ["https://sea.example/tides"]
     asked = webs["serper"].asked[0].json
@@ -339,11 +342,11 @@ async def test_a_search_keeps_to_the_domains_that_the_request_allows(
 
 
 async def test_made_up_results_say_so_and_come_only_when_told(
-    server: NatsServer, desk: ToolDesk
+    shared_nats: NatsServer, tool_desk: ToolDesk
 ) -> None:
-    none, _ = await searched(server, desk, {})
-    made_up, _ = await searched(server, desk, {}, settings={"search_stub": True})
-    offline, _ = await searched(server, desk, {"serper": serper}, offline_mode=True)
+    none, _ = await searched(shared_nats, tool_desk, {})
+    made_up, _ = await searched(shared_nats, tool_desk, {}, settings={"search_stub": True})
+    offline, _ = await searched(shared_nats, tool_desk, {"serper": serper}, offline_mode=True)
     assert code_of(none) == "unavailable"
     assert made_up.output.startswith("[These results are made up")
     assert code_of(offline) == "unavailable"
@@ -351,13 +354,13 @@ async def test_made_up_results_say_so_and_come_only_when_told(
 
 @pytest.mark.requirement("tools.breaker")
 async def test_a_provider_that_keeps_failing_is_left_alone(
-    server: NatsServer, desk: ToolDesk
+    shared_nats: NatsServer, tool_desk: ToolDesk
 ) -> None:
     async with serving(broken) as web:
         settings = {"serper_url": web.url, "serper_api_key": "k", "tool_breaker_failures": 2}
-        async with running_tools(server, **settings):
+        async with running_tools(shared_nats, **settings):
             for _ in range(3):
-                result = await desk.result("web_search", {"query": "x"}, queue="web_search")
+                result = await tool_desk.result("web_search", {"query": "x"}, queue="web_search")
         assert len(web.asked) == 2
     assert code_of(result) == "unavailable"
     assert "tried again in" in result.output

@@ -4,16 +4,18 @@ import argparse
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import nats
 import pytest
 from faststream import AckPolicy
 from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
+from nats import connect as connect_plainly
 from nats.aio.client import Client
+from nats.errors import Error
+from nats.errors import TimeoutError as NatsTimeout
 
 from bus.buckets import Bucket
 from bus.connection import Bus
@@ -25,17 +27,11 @@ from schemas import subjects
 from schemas.catalogue import decode_catalogue
 from schemas.errors import BusError, WrongLastSequence
 from schemas.providers import Providers, default_providers, read_providers
-from tests.support.nats import NATS, USERS, NatsServer, migrate, running_nats
+from tests.support.nats import NATS, USERS, NatsServer, migrate
 
 RUN = "run_01jd00000000000000000000aa"
 JOB = subjects.inference_job("simulated", subjects.INTERACTIVE)
 CONSUMER = subjects.inference_consumer("simulated", subjects.INTERACTIVE)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[NatsServer]:
-    with running_nats(tmp_path / "store") as running:
-        yield running
 
 
 @pytest.fixture
@@ -45,8 +41,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def client(server: NatsServer, user: str = "migrate") -> AsyncIterator[Client]:
-    nc = await connect(server.url(user), name="test")
+async def client(nats: NatsServer, user: str = "migrate") -> AsyncIterator[Client]:
+    nc = await connect(nats.url(user), name="test")
     try:
         yield nc
     finally:
@@ -73,32 +69,32 @@ async def count(nc: Client, stream: str) -> int:
 # Migrating
 
 
-async def test_migrating_twice_changes_nothing(server: NatsServer) -> None:
-    changes = await migrate(server)
+async def test_migrating_twice_changes_nothing(nats: NatsServer) -> None:
+    changes = await migrate(nats)
     assert {change.action for change in changes} == {"create"}
     assert changes[-1].what == "catalogue of models"
-    assert await migrate(server) == []
+    assert await migrate(nats) == []
 
 
-async def test_migrating_after_a_crash_of_the_server_changes_nothing(server: NatsServer) -> None:
-    await migrate(server)
-    server.kill()
-    server.start()
-    assert await migrate(server) == []
+async def test_migrating_after_a_crash_of_the_server_changes_nothing(nats: NatsServer) -> None:
+    await migrate(nats)
+    nats.kill()
+    nats.start()
+    assert await migrate(nats) == []
 
 
-async def test_two_migrations_at_once_agree(server: NatsServer) -> None:
-    results = await asyncio.gather(migrate(server), migrate(server), return_exceptions=True)
+async def test_two_migrations_at_once_agree(nats: NatsServer) -> None:
+    results = await asyncio.gather(migrate(nats), migrate(nats), return_exceptions=True)
     refused = [result for result in results if isinstance(result, BaseException)]
     assert len(refused) <= 1
     assert all("catalogue" in str(refusal) for refusal in refused)
-    assert await migrate(server) == []
+    assert await migrate(nats) == []
 
 
-async def test_a_difference_is_shown_and_then_removed(server: NatsServer, folder: Path) -> None:
-    await migrate(server)
+async def test_a_difference_is_shown_and_then_removed(nats: NatsServer, folder: Path) -> None:
+    await migrate(nats)
     change(folder / "streams" / "EVENTS.json", max_age=3_600_000_000_000)
-    async with client(server) as nc:
+    async with client(nats) as nc:
         [difference] = await plan(nc, folder, default_providers())
         assert str(difference) == (
             "update stream EVENTS\n    max_age: 1209600000000000 -> 3600000000000"
@@ -108,9 +104,9 @@ async def test_a_difference_is_shown_and_then_removed(server: NatsServer, folder
         assert await plan(nc, folder, default_providers()) == []
 
 
-async def test_what_the_files_do_not_name_stays(server: NatsServer, folder: Path) -> None:
-    await migrate(server)
-    async with client(server) as nc:
+async def test_what_the_files_do_not_name_stays(nats: NatsServer, folder: Path) -> None:
+    await migrate(nats)
+    async with client(nats) as nc:
         config = (await api(nc, "STREAM.INFO.DEAD"))["config"]
         config["max_msg_size"] = 1 << 20
         await api(nc, "STREAM.UPDATE.DEAD", json.dumps(config).encode())
@@ -120,20 +116,20 @@ async def test_what_the_files_do_not_name_stays(server: NatsServer, folder: Path
         assert (config["description"], config["max_msg_size"]) == ("Other words", 1 << 20)
 
 
-async def test_a_changed_consumer_is_updated_in_place(server: NatsServer, folder: Path) -> None:
-    await migrate(server)
+async def test_a_changed_consumer_is_updated_in_place(nats: NatsServer, folder: Path) -> None:
+    await migrate(nats)
     file = folder / "consumers" / "inference.json"
     file.write_text(file.read_text().replace('"max_deliver": 20', '"max_deliver": 7'))
-    async with client(server) as nc:
+    async with client(nats) as nc:
         changes = await apply(nc, folder, default_providers())
         assert [change.differences for change in changes] == [(("max_deliver", 20, 7),)] * 4
         assert await plan(nc, folder, default_providers()) == []
 
 
-async def test_a_newer_releases_stream_is_refused(server: NatsServer, folder: Path) -> None:
+async def test_a_newer_releases_stream_is_refused(nats: NatsServer, folder: Path) -> None:
     newer = folder / "streams" / "TOKENS.json"
     change(newer, metadata={"jan.topology": "2"})
-    async with client(server) as nc:
+    async with client(nats) as nc:
         await apply(nc, folder, default_providers())
         with pytest.raises(TopologyError, match="newer release"):
             await apply(nc, NATS, default_providers())
@@ -143,10 +139,10 @@ async def test_a_newer_releases_stream_is_refused(server: NatsServer, folder: Pa
     ("field", "value"), [("max_msgs_per_subject", 1), ("max_bytes", 100), ("max_msgs", 2)]
 )
 async def test_a_limit_that_would_delete_jobs_is_refused(
-    server: NatsServer, folder: Path, field: str, value: int
+    nats: NatsServer, folder: Path, field: str, value: int
 ) -> None:
-    await migrate(server)
-    async with client(server) as nc, open_bus(server.url("edge"), name="edge-1") as bus:
+    await migrate(nats)
+    async with client(nats) as nc, open_bus(nats.url("edge"), name="edge-1") as bus:
         await bus.store(subjects.inference_job("other", "interactive"), b"x" * 100)
         change(folder / "streams" / "JOBS.json", **{field: value})
         if field != "max_bytes":
@@ -158,28 +154,28 @@ async def test_a_limit_that_would_delete_jobs_is_refused(
         assert await count(nc, "JOBS") == 3
 
 
-async def test_an_age_that_would_delete_events_is_refused(server: NatsServer, folder: Path) -> None:
-    await migrate(server)
-    async with client(server) as nc, open_bus(server.url("edge"), name="edge-1") as bus:
+async def test_an_age_that_would_delete_events_is_refused(nats: NatsServer, folder: Path) -> None:
+    await migrate(nats)
+    async with client(nats) as nc, open_bus(nats.url("edge"), name="edge-1") as bus:
         await bus.store(subjects.run_event("accepted", RUN), b"{}")
         change(folder / "streams" / "EVENTS.json", max_age=1, duplicate_window=1)
         with pytest.raises(TopologyError, match="max_age 1 would delete"):
             await apply(nc, folder, default_providers())
 
 
-async def test_what_the_server_refuses_is_one_line(server: NatsServer, folder: Path) -> None:
-    await migrate(server)
+async def test_what_the_server_refuses_is_one_line(nats: NatsServer, folder: Path) -> None:
+    await migrate(nats)
     change(folder / "streams" / "EVENTS.json", storage="memory")
-    async with client(server) as nc:
+    async with client(nats) as nc:
         with pytest.raises(TopologyError, match=r"can't update stream EVENTS: .*storage"):
             await apply(nc, folder, default_providers())
 
 
 async def test_a_new_pool_gets_its_consumers_before_its_models_are_told(
-    server: NatsServer,
+    nats: NatsServer,
 ) -> None:
-    await migrate(server, providers("a"))
-    changes = [change.what for change in await migrate(server, providers("a", "b"))]
+    await migrate(nats, providers("a"))
+    changes = [change.what for change in await migrate(nats, providers("a", "b"))]
     assert changes == [
         "consumer inference-b-interactive of JOBS",
         "consumer inference-b-background of JOBS",
@@ -187,20 +183,20 @@ async def test_a_new_pool_gets_its_consumers_before_its_models_are_told(
     ]
 
 
-async def test_a_pool_that_is_gone_keeps_its_consumers_and_jobs(server: NatsServer) -> None:
-    await migrate(server, providers("a", "b"))
-    [change] = await migrate(server, providers("b"))
+async def test_a_pool_that_is_gone_keeps_its_consumers_and_jobs(nats: NatsServer) -> None:
+    await migrate(nats, providers("a", "b"))
+    [change] = await migrate(nats, providers("b"))
     assert change.differences == (("m", ["a/m", "b/m"], ["b/m"]),)
-    async with client(server) as nc:
+    async with client(nats) as nc:
         names = (await api(nc, "CONSUMER.NAMES.JOBS"))["consumers"]
     assert "inference-a-interactive" in names
 
 
-async def test_models_keep_their_time_of_creation(server: NatsServer) -> None:
-    await migrate(server, providers("a"))
-    async with open_bus(server.url("cli"), name="cli") as bus:
+async def test_models_keep_their_time_of_creation(nats: NatsServer) -> None:
+    await migrate(nats, providers("a"))
+    async with open_bus(nats.url("cli"), name="cli") as bus:
         before = await Bucket(bus, subjects.KV_MODELS).get(subjects.CATALOGUE_KEY)
-        await migrate(server, providers("a", "b"))
+        await migrate(nats, providers("a", "b"))
         after = await Bucket(bus, subjects.KV_MODELS).get(subjects.CATALOGUE_KEY)
     assert before is not None
     assert after is not None
@@ -226,12 +222,12 @@ async def test_an_old_server_is_refused() -> None:
 
 
 async def test_the_verb_shows_applies_and_then_has_nothing_to_do(
-    server: NatsServer,
+    nats: NatsServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("JAN_NATS_URL", server.url("migrate"))
+    monkeypatch.setenv("JAN_NATS_URL", nats.url("migrate"))
     monkeypatch.delenv("JAN_DATABASE_URL", raising=False)
     parser = argparse.ArgumentParser()
     verb.add_arguments(parser)
@@ -250,10 +246,10 @@ async def test_the_verb_shows_applies_and_then_has_nothing_to_do(
 
 
 async def test_a_full_queue_refuses_and_keeps_what_it_accepted(
-    server: NatsServer, folder: Path
+    nats: NatsServer, folder: Path
 ) -> None:
     change(folder / "streams" / "JOBS.json", max_msgs_per_subject=3)
-    async with client(server) as nc, open_bus(server.url("edge"), name="edge-1") as bus:
+    async with client(nats) as nc, open_bus(nats.url("edge"), name="edge-1") as bus:
         await apply(nc, folder, default_providers())
         for number in range(3):
             await bus.store(JOB, b"%d" % number, msg_id=f"JOBS:inference:{number}:0")
@@ -261,13 +257,13 @@ async def test_a_full_queue_refuses_and_keeps_what_it_accepted(
             await bus.store(JOB, b"3", msg_id="JOBS:inference:3:0")
         assert refused.value.err_code == 10077
         await bus.store(subjects.inference_job("simulated", subjects.BACKGROUND), b"other queue")
-        assert [data async for data in pulled(server, 3)] == [b"0", b"1", b"2"]
+        assert [data async for data in pulled(nats, 3)] == [b"0", b"1", b"2"]
         await bus.store(JOB, b"3", msg_id="JOBS:inference:3:0")
 
 
-async def pulled(server: NatsServer, number: int) -> AsyncIterator[bytes]:
+async def pulled(nats: NatsServer, number: int) -> AsyncIterator[bytes]:
     """Pull jobs as a worker does, and take them off the queue."""
-    async with client(server, "inference") as nc:
+    async with client(nats, "inference") as nc:
         jobs = await nc.subscribe(nc.new_inbox())
         request = json.dumps({"batch": number, "expires": 5_000_000_000}).encode()
         await nc.publish(f"$JS.API.CONSUMER.MSG.NEXT.JOBS.{CONSUMER}", request, jobs.subject)
@@ -278,31 +274,31 @@ async def pulled(server: NatsServer, number: int) -> AsyncIterator[bytes]:
 
 
 async def test_an_unacked_job_comes_back_and_heartbeats_hold_it(
-    server: NatsServer, folder: Path
+    nats: NatsServer, folder: Path
 ) -> None:
     file = folder / "consumers" / "inference.json"
     file.write_text(file.read_text().replace('"ack_wait": 2000000000', '"ack_wait": 300000000'))
-    async with client(server) as admin:
+    async with client(nats) as admin:
         await apply(admin, folder, default_providers())
-    async with client(server, "inference") as nc, open_bus(server.url("edge"), name="e") as bus:
+    async with client(nats, "inference") as nc, open_bus(nats.url("edge"), name="e") as bus:
         await bus.store(JOB, b"work")
         jobs = await nc.subscribe(nc.new_inbox())
         request = json.dumps({"batch": 2, "expires": 10_000_000_000}).encode()
         await nc.publish(f"$JS.API.CONSUMER.MSG.NEXT.JOBS.{CONSUMER}", request, jobs.subject)
         first = await jobs.next_msg(5)
         for _ in range(4):
-            with pytest.raises(nats.errors.TimeoutError):
+            with pytest.raises(NatsTimeout):
                 await jobs.next_msg(0.15)
             await nc.publish(first.reply, b"+WPI")
         again = await jobs.next_msg(5)
         assert (again.data, again.metadata.num_delivered) == (b"work", 2)
 
 
-async def test_frames_are_republished_with_the_sequence_before(server: NatsServer) -> None:
-    await migrate(server)
+async def test_frames_are_republished_with_the_sequence_before(nats: NatsServer) -> None:
+    await migrate(nats)
     async with (
-        open_bus(server.url("edge"), name="edge-1") as edge,
-        open_bus(server.url("inference"), name="inference-1") as worker,
+        open_bus(nats.url("edge"), name="edge-1") as edge,
+        open_bus(nats.url("inference"), name="inference-1") as worker,
     ):
         arrived: asyncio.Queue[Message] = asyncio.Queue()
         await edge.subscribe(subjects.live_of_edge("edge-1"), arrived.put_nowait)
@@ -321,9 +317,9 @@ async def test_frames_are_republished_with_the_sequence_before(server: NatsServe
         assert other.seq == fence.seq + 1
 
 
-async def test_a_run_has_one_writer_at_a_time(server: NatsServer) -> None:
-    await migrate(server)
-    async with open_bus(server.url("inference"), name="inference-1") as worker:
+async def test_a_run_has_one_writer_at_a_time(nats: NatsServer) -> None:
+    await migrate(nats)
+    async with open_bus(nats.url("inference"), name="inference-1") as worker:
         subject = subjects.frames("edge-1", RUN)
         fence = await worker.store(subject, b"fence", expect_last=0)
         await worker.store(subjects.frames("edge-1", "run_other"), b"elsewhere", expect_last=0)
@@ -338,20 +334,20 @@ async def test_a_run_has_one_writer_at_a_time(server: NatsServer) -> None:
         ]
 
 
-async def test_what_was_accepted_survives_a_crash_of_the_server(server: NatsServer) -> None:
-    await migrate(server)
-    async with open_bus(server.url("edge"), name="edge-1") as bus:
+async def test_what_was_accepted_survives_a_crash_of_the_server(nats: NatsServer) -> None:
+    await migrate(nats)
+    async with open_bus(nats.url("edge"), name="edge-1") as bus:
         await bus.store(JOB, b"work", msg_id="JOBS:inference:1:0")
-    server.kill()
-    server.start()
-    assert [data async for data in pulled(server, 1)] == [b"work"]
+    nats.kill()
+    nats.start()
+    assert [data async for data in pulled(nats, 1)] == [b"work"]
 
 
-async def test_a_new_key_reaches_the_edges_at_once(server: NatsServer) -> None:
-    await migrate(server)
+async def test_a_new_key_reaches_the_edges_at_once(nats: NatsServer) -> None:
+    await migrate(nats)
     async with (
-        open_bus(server.url("edge"), name="edge-1") as edge,
-        open_bus(server.url("cli"), name="cli") as cli,
+        open_bus(nats.url("edge"), name="edge-1") as edge,
+        open_bus(nats.url("cli"), name="cli") as cli,
     ):
         keys = Bucket(cli, subjects.KV_KEYS)
         await keys.put("old", b"1")
@@ -365,9 +361,9 @@ async def test_a_new_key_reaches_the_edges_at_once(server: NatsServer) -> None:
         assert changes == [("old", b"1"), ("new", b"2"), ("old", None)]
 
 
-async def test_an_idempotency_key_is_created_once(server: NatsServer) -> None:
-    await migrate(server)
-    async with open_bus(server.url("edge"), name="edge-1") as bus:
+async def test_an_idempotency_key_is_created_once(nats: NatsServer) -> None:
+    await migrate(nats)
+    async with open_bus(nats.url("edge"), name="edge-1") as bus:
         subject = f"$KV.{subjects.KV_IDEMPOTENCY}.hash"
         await bus.store(subject, b"run_1", expect_last=0)
         with pytest.raises(WrongLastSequence):
@@ -612,13 +608,13 @@ class Watched:
 
 
 @asynccontextmanager
-async def watched(server: NatsServer, user: str) -> AsyncIterator[Watched]:
+async def watched(nats: NatsServer, user: str) -> AsyncIterator[Watched]:
     refusals: asyncio.Queue[str] = asyncio.Queue()
 
     async def on_error(error: Exception) -> None:
         refusals.put_nowait(str(error).split('"')[1])
 
-    nc = await nats.connect(server.url(user), inbox_prefix=f"_INBOX.{user}", error_cb=on_error)
+    nc = await connect_plainly(nats.url(user), inbox_prefix=f"_INBOX.{user}", error_cb=on_error)
     try:
         yield Watched(nc, refusals)
     finally:
@@ -626,47 +622,47 @@ async def watched(server: NatsServer, user: str) -> AsyncIterator[Watched]:
 
 
 @pytest.mark.parametrize("user", USERS)
-async def test_a_user_writes_what_it_must_and_nothing_else(server: NatsServer, user: str) -> None:
-    await migrate(server)
+async def test_a_user_writes_what_it_must_and_nothing_else(nats: NatsServer, user: str) -> None:
+    await migrate(nats)
     allowed, denied = PUBLISH[user]
-    async with watched(server, user) as connection:
+    async with watched(nats, user) as connection:
         for subject in allowed + denied:
             await connection.nc.publish(subject, b"{}")
         assert await connection.refused() == [subject.lower() for subject in denied]
 
 
 @pytest.mark.parametrize("user", USERS)
-async def test_a_user_hears_what_it_must_and_nothing_else(server: NatsServer, user: str) -> None:
+async def test_a_user_hears_what_it_must_and_nothing_else(nats: NatsServer, user: str) -> None:
     allowed, denied = SUBSCRIBE[user]
-    async with watched(server, user) as connection:
+    async with watched(nats, user) as connection:
         for subject in allowed + denied:
             await connection.nc.subscribe(subject)
         assert await connection.refused() == [subject.lower() for subject in denied]
 
 
-async def test_an_edge_answers_who_asks_whether_it_lives(server: NatsServer) -> None:
+async def test_an_edge_answers_who_asks_whether_it_lives(nats: NatsServer) -> None:
     async with (
-        open_bus(server.url("edge"), name="edge-1") as edge,
-        open_bus(server.url("inference"), name="inference-1") as worker,
+        open_bus(nats.url("edge"), name="edge-1") as edge,
+        open_bus(nats.url("inference"), name="inference-1") as worker,
     ):
         await answer(edge, subjects.edge_alive("edge-1"))
         assert await worker.ask(subjects.edge_alive("edge-1"), b"runs?") == b"answer: runs?"
 
 
-async def test_persistence_answers_queries_of_edge_and_operator(server: NatsServer) -> None:
+async def test_persistence_answers_queries_of_edge_and_operator(nats: NatsServer) -> None:
     async with (
-        open_bus(server.url("persistence"), name="persistence-1") as persistence,
-        open_bus(server.url("edge"), name="edge-1") as edge,
-        open_bus(server.url("cli"), name="cli") as cli,
+        open_bus(nats.url("persistence"), name="persistence-1") as persistence,
+        open_bus(nats.url("edge"), name="edge-1") as edge,
+        open_bus(nats.url("cli"), name="cli") as cli,
     ):
         await answer(persistence, "query.runs.get")
         assert await edge.ask("query.runs.get", b"a") == b"answer: a"
         assert await cli.ask("query.runs.get", b"b") == b"answer: b"
 
 
-async def test_persistence_pulls_the_log_with_faststream(server: NatsServer) -> None:
-    await migrate(server)
-    url = server.url("persistence")
+async def test_persistence_pulls_the_log_with_faststream(nats: NatsServer) -> None:
+    await migrate(nats)
+    url = nats.url("persistence")
     broker = NatsBroker(url, logger=None, **connect_options(url, name="persistence-1"))
     seen: asyncio.Queue[bytes] = asyncio.Queue()
 
@@ -682,7 +678,7 @@ async def test_persistence_pulls_the_log_with_faststream(server: NatsServer) -> 
         seen.put_nowait(message.body)
         await message.ack()
 
-    async with broker, open_bus(server.url("edge"), name="edge-1") as edge:
+    async with broker, open_bus(nats.url("edge"), name="edge-1") as edge:
         await broker.start()
         await edge.store(subjects.run_event("accepted", RUN), b"{}")
         assert await asyncio.wait_for(seen.get(), 5) == b"{}"
@@ -697,10 +693,10 @@ async def answer(bus: Bus, subject: str) -> None:
 
 
 @pytest.mark.parametrize("credentials", ["", "edge:wrong@", "nobody:x@"])
-async def test_nobody_comes_in_without_a_password(server: NatsServer, credentials: str) -> None:
+async def test_nobody_comes_in_without_a_password(nats: NatsServer, credentials: str) -> None:
     async def on_error(error: Exception) -> None:
         pass
 
-    url = f"nats://{credentials}127.0.0.1:{server.port}"
-    with pytest.raises(nats.errors.Error, match=r"(?i)authorization"):
-        await nats.connect(url, allow_reconnect=False, error_cb=on_error)
+    url = f"nats://{credentials}127.0.0.1:{nats.port}"
+    with pytest.raises(Error, match=r"(?i)authorization"):
+        await connect_plainly(url, allow_reconnect=False, error_cb=on_error)

@@ -9,12 +9,7 @@ request is checked against the types of Anthropic's own SDK.
 As a process: `python -m tests.support.anthropic_upstream --port 0`, steered as the other one.
 """
 
-import argparse
-import asyncio
-import contextlib
 import functools
-import signal
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +26,16 @@ from edge.messages.stream import MessageStream
 from schemas import frames
 from schemas.api import messages
 from schemas.errors import InvalidRequest
-from tests.support.upstream import Answer, Call, Fail, Part, Upstream, _Connection, _text
+from tests.support.upstream import (
+    Answer,
+    Call,
+    Fail,
+    Part,
+    _Connection,
+    _text,
+    open_upstream,
+    run,
+)
 
 _TYPES = {
     400: "invalid_request_error",
@@ -127,38 +131,9 @@ def _to_chat(body: dict[str, Any]) -> dict[str, Any]:
     return dict(msgspec.json.decode(to_chat(request)))
 
 
-@contextlib.asynccontextmanager
-async def open_anthropic_upstream(
-    *, ttft_ms: float = 0.0, token_ms: float = 0.0, port: int = 0
-) -> AsyncIterator[Upstream]:
-    """Serve one in this process, on a free port."""
-    upstream = Upstream(ttft_ms, token_ms)
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _MessagesConnection(upstream), "127.0.0.1", port)
-    upstream.port = server.sockets[0].getsockname()[1]
-    try:
-        yield upstream
-    finally:
-        server.close()
-        for connection in list(upstream.connections):
-            connection.transport.abort()
-        await server.wait_closed()
-
-
-async def _serve(arguments: argparse.Namespace) -> None:
-    stopped = asyncio.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, stopped.set)
-    async with open_anthropic_upstream(
-        ttft_ms=arguments.ttft_ms, token_ms=arguments.token_ms, port=arguments.port
-    ) as upstream:
-        print(msgspec.json.encode({"port": upstream.port}).decode(), flush=True)
-        await stopped.wait()
+# Serve one in this process, on a free port.
+open_anthropic_upstream = functools.partial(open_upstream, speaking=_MessagesConnection)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--ttft-ms", type=float, default=0.0)
-    parser.add_argument("--token-ms", type=float, default=0.0)
-    asyncio.run(_serve(parser.parse_args()))
+    run(__doc__, _MessagesConnection)

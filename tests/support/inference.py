@@ -136,10 +136,7 @@ class Desk:
 @asynccontextmanager
 async def open_desk(server: NatsServer) -> AsyncIterator[Desk]:
     """Connect as an edge does, and as an operator who may look at everything."""
-    async with (
-        open_bus(server.url("edge"), name=EDGE) as bus,
-        open_bus(server.url("cli"), name="observer") as observer,
-    ):
+    async with reading.connected(server, EDGE) as (bus, observer):
         yield Desk(bus, observer)
 
 

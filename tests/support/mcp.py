@@ -6,12 +6,14 @@ from typing import Any, Final
 
 import httpx
 import httpx2
+import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
 OLD: Final = "2025-11-25"
 NEW: Final = "2026-07-28"
 VERSIONS: Final = (OLD, NEW)
+versions = pytest.mark.parametrize("version", VERSIONS)
 ACCEPTED: Final = "application/json, text/event-stream"
 
 

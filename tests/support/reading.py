@@ -1,13 +1,15 @@
 """Reading what is stored of a run, and cancelling it: the same for calls of tools."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from bus import Bus
+from bus import Bus, open_bus
 from schemas import frames, subjects
 from schemas.commands import CancelRun, encode
+from tests.support.nats import NatsServer
 
 
 @dataclass
@@ -20,6 +22,16 @@ class Stored:
 
 
 StoredT = TypeVar("StoredT", bound=Stored)
+
+
+@asynccontextmanager
+async def connected(server: NatsServer, edge: str) -> AsyncIterator[tuple[Bus, Bus]]:
+    """Connect as an edge does, and as an operator who may look at everything."""
+    async with (
+        open_bus(server.url("edge"), name=edge) as bus,
+        open_bus(server.url("cli"), name="observer") as observer,
+    ):
+        yield bus, observer
 
 
 async def read(bus: Bus, edge: str, run_id: str, reading: StoredT) -> StoredT:

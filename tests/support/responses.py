@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,7 +161,5 @@ async def serving(
 @asynccontextmanager
 async def open_client(server: NatsServer) -> AsyncIterator[Client]:
     """Ask as an edge, and look on as an operator."""
-    async with AsyncExitStack() as stack:
-        bus = await stack.enter_async_context(open_bus(server.url("edge"), name=EDGE))
-        observer = await stack.enter_async_context(open_bus(server.url("cli"), name="observer"))
+    async with reading.connected(server, EDGE) as (bus, observer):
         yield Client(bus, observer)

@@ -1,13 +1,14 @@
 """Facts about runs, as edges and workers tell them, for tests of what listens to the log."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from bus import Bus
+from bus import Bus, open_bus
 from schemas import ids, subjects
 from schemas.commands import Kind, RunInference, Target, encode
 from schemas.events import (
@@ -19,6 +20,7 @@ from schemas.events import (
     encode_event,
     encode_run_accepted,
 )
+from tests.support.nats import NatsServer
 
 REQUEST = b'{"model":"m","messages":[{"role":"user","content":"NUL \\u0000, umlaut \\u00e4"}]}'
 USAGE = b'{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}'
@@ -111,6 +113,16 @@ def finished(
 def whole_run(run_id: str, **about: str) -> list[Told]:
     """All that is told of a run that goes well; `about` is the request's."""
     return [accepted(run_id, **about), started(run_id), finished(run_id)]  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def tellers(nats: NatsServer) -> AsyncIterator[tuple[Bus, Bus]]:
+    """The connections of those who tell the log of runs: an edge, and a worker of inference."""
+    async with (
+        open_bus(nats.url("edge"), name="edge") as edge,
+        open_bus(nats.url("inference"), name="inference") as inference,
+    ):
+        yield edge, inference
 
 
 async def store(

@@ -168,10 +168,7 @@ class ToolDesk:
 @asynccontextmanager
 async def open_tool_desk(server: NatsServer) -> AsyncIterator[ToolDesk]:
     """Connect as an edge does, and as an operator who may look at everything."""
-    async with (
-        open_bus(server.url("edge"), name=EDGE) as bus,
-        open_bus(server.url("cli"), name="observer") as observer,
-    ):
+    async with reading.connected(server, EDGE) as (bus, observer):
         yield ToolDesk(bus, observer)
 
 

@@ -24,7 +24,7 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -425,32 +425,45 @@ def _job(call: Call) -> Generation:
 
 @contextlib.asynccontextmanager
 async def open_upstream(
-    *, ttft_ms: float = 0.0, token_ms: float = 0.0, port: int = 0
+    *,
+    ttft_ms: float = 0.0,
+    token_ms: float = 0.0,
+    port: int = 0,
+    speaking: type[_Connection] = _Connection,
 ) -> AsyncIterator[Upstream]:
     """Serve an upstream in this process, on a free port."""
     upstream = Upstream(ttft_ms, token_ms)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(upstream), "127.0.0.1", port)
+    server = await loop.create_server(lambda: speaking(upstream), "127.0.0.1", port)
     upstream.port = server.sockets[0].getsockname()[1]
     try:
         yield upstream
     finally:
         server.close()
-        _abort(upstream.connections)
+        for connection in list(upstream.connections):
+            connection.transport.abort()
         await server.wait_closed()
 
 
-def _abort(connections: Iterable[_Connection]) -> None:
-    for connection in list(connections):
-        connection.transport.abort()
+def run(description: str | None, speaking: type[_Connection] = _Connection) -> None:
+    """Serve one as a process, which prints its port, until it is told to end."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--ttft-ms", type=float, default=0.0)
+    parser.add_argument("--token-ms", type=float, default=0.0)
+    parser.add_argument("--model", action="append", help="a model id to list; may be repeated")
+    asyncio.run(_serve(parser.parse_args(), speaking))
 
 
-async def _serve(arguments: argparse.Namespace) -> None:
+async def _serve(arguments: argparse.Namespace, speaking: type[_Connection]) -> None:
     stopped = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stopped.set)
     async with open_upstream(
-        ttft_ms=arguments.ttft_ms, token_ms=arguments.token_ms, port=arguments.port
+        ttft_ms=arguments.ttft_ms,
+        token_ms=arguments.token_ms,
+        port=arguments.port,
+        speaking=speaking,
     ) as upstream:
         upstream.models = arguments.model or upstream.models
         print(_encode({"port": upstream.port}).decode(), flush=True)
@@ -458,9 +471,4 @@ async def _serve(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--ttft-ms", type=float, default=0.0)
-    parser.add_argument("--token-ms", type=float, default=0.0)
-    parser.add_argument("--model", action="append", help="a model id to list; may be repeated")
-    asyncio.run(_serve(parser.parse_args()))
+    run(__doc__)

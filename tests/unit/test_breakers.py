@@ -5,19 +5,10 @@ import msgspec
 from schemas.errors import UpstreamError, UpstreamRateLimited
 from schemas.health import DeploymentState, key_of
 from schemas.providers import BreakerSettings
+from tests.support.clock import Clock
 from workers.inference.breakers import Breakers
 
 NAME = "one/m"
-
-
-class Clock:
-    """Time that passes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def breakers(**settings: float) -> tuple[Breakers, Clock]:

@@ -7,14 +7,7 @@ import pytest
 from edge.auth import Principal
 from edge.limits import Creations, Limits, network_of
 from schemas.errors import RateLimited
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 @pytest.fixture

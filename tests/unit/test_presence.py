@@ -7,13 +7,7 @@ import pytest
 
 from bus.connection import Bus
 from edge.presence import Presence
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 @pytest.fixture

@@ -3,19 +3,10 @@
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from tests.support.clock import Clock
 from workers.tools.breakers import Breakers
 from workers.tools.metrics import BreakerMetrics
 from workers.tools.outcome import Failed
-
-
-class Clock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def fail(breakers: Breakers, backend: str = "b", *, retryable: bool = True) -> str:

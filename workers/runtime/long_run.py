@@ -229,7 +229,7 @@ class LongRun(Carried):
             deployment=self.deployment,
             epoch=epoch,
             resumed_at=self._writer.history.total,
-            at=time.time(),
+            at=self._writer.history.attempts[-1].at,  # what its frames say: not after the first
             replay_of=self.job.replay_of,
         )
         subject, msg_id = self._event("started", epoch)

@@ -4,6 +4,7 @@ The response before it, a conversation, a prompt, single items, and what was com
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -50,6 +51,7 @@ class Resolved:
     prompt: UsedPrompt | None = None
     history: UsedHistory | None = None
     turn: Turn | None = None
+    begun_after: UsedHistory | None = None  # what the first of the responses before had of one
     trimmed: bool = False  # the conversation has more than is read
     images: bool = False  # the conversation has some
 
@@ -101,8 +103,7 @@ class References:
         await self._read_items(found, principal, before)
         self._read_input(found)
         await self._read_conversation(found, principal, used.history)
-        if before is not None and before.history is not None:
-            await self._read_conversation_before(found, principal, before.history)
+        await self._read_conversation_before(found, principal)
         await self._read_containers(found, principal)
         _require_something(found)
         require_asked(found.items, found.prepared.context)
@@ -144,8 +145,10 @@ class References:
             prepared.referred = {
                 name: msgspec.json.decode(item) for name, item in context.referred.items()
             }
+            found.begun_after = context.history
         if before is not None:
             prepared.context += before.items
+            found.begun_after = before.history or found.begun_after
         prepared.files = files_of(prepared.context)
 
     def _read_input(self, found: Resolved) -> None:
@@ -178,21 +181,16 @@ class References:
         found.history = to_used(reference.id, context)
         found.turn = Turn(reference.id, context.branch, context.head, context.project)
 
-    async def _read_conversation_before(
-        self, found: Resolved, principal: str, used: UsedHistory
-    ) -> None:
-        """Read the history that a response before had of a conversation."""
+    async def _read_conversation_before(self, found: Resolved, principal: str) -> None:
+        """Read what the responses before had of a conversation; what was deleted is left out."""
+        used = found.begun_after
+        if used is None:
+            return
         question = AskContext(
             principal=principal, conversation=used.conversation, branch=used.branch, upto=used.head
         )
-        try:
+        with suppress(NotFound):
             await self._read_history(found, question)
-        except NotFound as error:
-            raise NotFound(
-                f"what came before it is gone: {error.message}",
-                param="previous_response_id",
-                code="previous_response_not_found",
-            ) from None
 
     async def _read_history(self, found: Resolved, question: AskContext) -> Context:
         """Put a conversation's history before all else that was said."""

@@ -3,6 +3,7 @@
 import msgspec
 
 from schemas.api.lists import Paging
+from schemas.commands import UsedHistory
 from schemas.queries import Ask
 
 
@@ -35,8 +36,10 @@ class AskResponseContext(Ask, frozen=True, omit_defaults=True, kw_only=True):
 class ResponseContext(msgspec.Struct, frozen=True):
     """The answer of `query.responses.context`: items, oldest first, and those referred to by id.
 
+    `history` is what was said before the items, if the oldest response was made in a conversation.
     NotFound names what is missing: `previous_response_id`, or `input[2].id`.
     """
 
     items: list[msgspec.Raw]
     referred: dict[str, msgspec.Raw]
+    history: UsedHistory | None = None

@@ -170,6 +170,35 @@ def test_responses_and_chats_share_a_conversation(
     assert items[1].id == first.output[0].id
 
 
+@pytest.mark.requirement("responses.conversation")
+def test_a_chain_knows_what_its_conversation_had_before_it(
+    client: openai.OpenAI, upstream: UpstreamProcess
+) -> None:
+    conversation = client.conversations.create().id
+    first = respond(client, "Begun one.", conversation=conversation)
+    again = {"type": "item_reference", "id": first.output[0].id}
+    asked: Any = [again, {"role": "user", "content": "Begun two."}]
+    second = respond(client, asked, conversation=conversation)
+    respond(client, "Later.", conversation=conversation)
+    third = respond(client, "Aside three.", previous_response_id=second.id)
+    respond(client, "Aside four.", previous_response_id=third.id)
+    spoken = [
+        ("user", "Begun one."),
+        ("assistant", first.output_text),
+        ("assistant", first.output_text),
+        ("user", "Begun two."),
+        ("assistant", second.output_text),
+        ("user", "Aside three."),
+        ("assistant", third.output_text),
+        ("user", "Aside four."),
+    ]
+    assert sent(upstream, "Aside four.") == spoken
+    assert len(list(client.conversations.items.list(conversation))) == 7
+    client.conversations.delete(conversation)
+    respond(client, "Aside five.", previous_response_id=third.id)
+    assert sent(upstream, "Aside five.")[:4] == spoken[2:6]
+
+
 @pytest.mark.requirement("responses.approval")
 def test_a_call_is_approved_in_its_conversation_once(client: openai.OpenAI) -> None:
     more: Any = {

@@ -13,7 +13,7 @@ from sqlalchemy.orm import aliased
 from schemas import ids
 from schemas.api.items import MAX_ITEMS_BYTES
 from schemas.api.lists import encode_page
-from schemas.commands import encode
+from schemas.commands import UsedHistory, encode
 from schemas.errors import InvalidRequest, JanError, NotFound
 from schemas.queries.conversations import MAX_CONTEXT_ITEMS
 from schemas.queries.responses import (
@@ -102,10 +102,10 @@ async def get_context(
     connection: AsyncConnection, ask: AskResponseContext, read_accepted: ReadAccepted
 ) -> ResponseContext:
     """What a new response goes on from. Raises NotFound naming the field, InvalidRequest."""
-    items: list[bytes] = []
+    items, history = list[bytes](), None
     if ask.previous is not None:
         await _require_previous(connection, ask, ask.previous, read_accepted)
-        items = await _read_chain(connection, ask.previous)
+        items, history = await _read_chain(connection, ask.previous)
     named = [name for name in dict.fromkeys(ask.references) if name]
     referred = await find_items(connection, ask.principal, named) if named else {}
     for number, name in enumerate(ask.references):
@@ -118,6 +118,7 @@ async def get_context(
     return ResponseContext(
         list(map(msgspec.Raw, items)),
         {name: msgspec.Raw(item) for name, item in referred.items()},
+        history,
     )
 
 
@@ -143,16 +144,35 @@ class _Outlined(NamedTuple):
     size: int
 
 
-async def _read_chain(connection: AsyncConnection, last: str) -> list[bytes]:
-    """The items of a response and all before it, oldest first: as many of the newest as fit."""
+async def _read_chain(
+    connection: AsyncConnection, last: str
+) -> tuple[list[bytes], UsedHistory | None]:
+    """The items of a response and all before it, oldest first: as many of the newest as fit.
+
+    If all of them do, also what the oldest had of its conversation.
+    """
     sizes = (await connection.execute(_OUTLINE, {"last": last})).all()
     outline = [_Outlined(-number, row.role, row.size) for number, row in enumerate(sizes)]
-    first, _ = choose(outline)
+    first, trimmed = choose(outline)
     kept = sum(row.position >= first for row in outline[:MAX_CONTEXT_ITEMS])
     if not kept:
-        return []
+        return [], None
     newest = await connection.execute(_CONTENTS, {"last": last, "kept": kept})
-    return [with_told(row.content, row.told) for row in newest][::-1]
+    items = [with_told(row.content, row.told) for row in newest][::-1]
+    oldest = sizes[-1]
+    if trimmed or oldest.conversation_id is None:
+        return items, None
+    return items, await _read_history(connection, oldest.conversation_id, oldest.run_id)
+
+
+async def _read_history(
+    connection: AsyncConnection, conversation: str, run_id: str
+) -> UsedHistory | None:
+    """What a conversation's branch had before this run."""
+    response_id = ids.public_id(run_id, "response")
+    values = {"response": response_id, "conversation": conversation, "run": run_id}
+    found = (await connection.execute(_TURN, values)).first()
+    return None if found is None else UsedHistory(conversation, found.branch, found.first - 1)
 
 
 async def _require_previous(
@@ -205,16 +225,21 @@ def _is_owned(
 def _to_chain() -> Any:
     """A response and those before it, the newest with depth 0; over those that were deleted."""
     table = responses.c
-    columns = (table.id, table.principal, table.previous_response_id)
+    columns = (table.id, table.principal, table.run_id, table.conversation_id)
     chain = (
-        select(*columns, literal(0).label("depth"))
+        select(*columns, table.previous_response_id, literal(0).label("depth"))
         .where(table.id == bindparam("last"))
         .cte("chain", recursive=True)
     )
     before = aliased(responses, name="earlier")
     return chain.union_all(
         select(
-            before.c.id, before.c.principal, before.c.previous_response_id, chain.c.depth + 1
+            before.c.id,
+            before.c.principal,
+            before.c.run_id,
+            before.c.conversation_id,
+            before.c.previous_response_id,
+            chain.c.depth + 1,
         ).where(
             before.c.id == chain.c.previous_response_id,
             before.c.principal == chain.c.principal,
@@ -231,6 +256,8 @@ _of_chain = (
     .order_by(_chain.c.depth, response_items.c.position.desc())
 )
 _OUTLINE: Final = _of_chain.add_columns(
+    _chain.c.run_id,
+    _chain.c.conversation_id,
     response_items.c.role,
     (
         func.octet_length(response_items.c.content)
@@ -240,6 +267,36 @@ _OUTLINE: Final = _of_chain.add_columns(
 _CONTENTS: Final = _of_chain.add_columns(response_items.c.content, response_items.c.told).limit(
     bindparam("kept")
 )
+
+
+def _to_turn() -> Select[tuple[str, int]]:
+    """Where a run's items begin in a conversation: by one of them that has kept its id there."""
+    item = aliased(conversation_items, name="known").c
+    known = (
+        select(item.branch, item.position)
+        .join(response_items, response_items.c.id == item.id)
+        .where(
+            response_items.c.response_id == bindparam("response"),
+            item.conversation_id == bindparam("conversation"),
+            item.run_id == bindparam("run"),  # not what its input refers to
+        )
+        .limit(1)
+        .subquery()
+    )
+    table = conversation_items.c
+    return (
+        select(table.branch, func.min(table.position).label("first"))
+        .where(
+            table.conversation_id == bindparam("conversation"),
+            table.branch == known.c.branch,
+            table.position.between(known.c.position - MAX_CONTEXT_ITEMS, known.c.position),
+            table.run_id == bindparam("run"),
+        )
+        .group_by(table.branch)
+    )
+
+
+_TURN: Final = _to_turn()
 _named = any_(bindparam("named", type_=ARRAY(Text)))
 _ITEMS: Final = (
     select(response_items.c.id, response_items.c.content, response_items.c.told)

@@ -5,7 +5,7 @@ The simulated model obeys cues: which tool an agent calls is said in its input.
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import pytest
@@ -24,6 +24,7 @@ from agents import (
 )
 from agents.items import RunItem
 from agents.mcp import MCPServerStreamableHttp
+from openai.types.responses.tool_param import Mcp
 from pydantic import BaseModel
 
 from cli.launch import LaunchedServer
@@ -81,6 +82,15 @@ def agent(client: openai.AsyncOpenAI, **given: Any) -> Agent[None]:
     return Agent(name="helper", model=OpenAIResponsesModel("cued", client), **given)
 
 
+def sums(url: str, approval: Literal["always", "never"]) -> Mcp:
+    return {
+        "type": "mcp",
+        "server_label": "sums",
+        "server_url": url,
+        "require_approval": approval,
+    }
+
+
 def kinds(items: list[RunItem]) -> list[str]:
     return [item.type for item in items]
 
@@ -118,14 +128,7 @@ async def test_a_run_is_streamed_item_by_item(client: openai.AsyncOpenAI) -> Non
 async def test_this_server_calls_an_mcp_server_for_an_agent(
     client: openai.AsyncOpenAI, remote: str
 ) -> None:
-    tool = HostedMCPTool(
-        tool_config={
-            "type": "mcp",
-            "server_label": "sums",
-            "server_url": remote,
-            "require_approval": "never",
-        }
-    )
+    tool = HostedMCPTool(tool_config=sums(remote, "never"))
     said = await Runner.run(agent(client, tools=[tool]), SUM, run_config=UNTRACED)
     assert kinds(said.new_items) == ["mcp_list_tools_item", "tool_call_item", "message_output_item"]
     assert said.final_output == "add answered: 42"
@@ -143,15 +146,7 @@ async def test_an_agent_is_asked_before_an_mcp_server_is_called(
         questions.append(request.data.name)
         return {"approve": approve}
 
-    tool = HostedMCPTool(
-        tool_config={
-            "type": "mcp",
-            "server_label": "sums",
-            "server_url": remote,
-            "require_approval": "always",
-        },
-        on_approval_request=on_request,
-    )
+    tool = HostedMCPTool(tool_config=sums(remote, "always"), on_approval_request=on_request)
     said = await Runner.run(agent(client, tools=[tool]), SUM, run_config=UNTRACED)
     assert questions == ["add"]
     assert ("tool_call_item" in kinds(said.new_items)) is approve

@@ -35,22 +35,44 @@ def to_call_job(
     job: RunInference, call: ToolCall, offer: Offer, options: object = None
 ) -> CallTool:
     """The job that has a call carried out; `options` are the call's own, else the offer's."""
+    return to_tool_job(
+        job,
+        call_id_of(job, call),
+        offer.tool,
+        _to_json(call.arguments),
+        seconds=offer.timeout,
+        options=offer.options if options is None else msgspec.Raw(encode(options)),
+        idempotent=offer.idempotent,
+    )
+
+
+def to_tool_job(
+    job: RunInference,
+    call_id: str,
+    tool: str,
+    arguments: msgspec.Raw,
+    *,
+    seconds: float,
+    options: msgspec.Raw | None,
+    idempotent: bool,
+) -> CallTool:
+    """The job that has a tool do something; it has so many seconds once a worker begins it."""
     now = time.time()
     return CallTool(
-        call_id=call_id_of(job, call),
-        tool=offer.tool,
-        arguments=_to_json(call.arguments),
+        call_id=call_id,
+        tool=tool,
+        arguments=arguments,
         principal=job.principal,
         edge=EDGE,
         created=int(now),
-        deadline=min(job.deadline, now + QUEUED + offer.timeout),
+        deadline=min(job.deadline, now + QUEUED + seconds),
         request_id=job.request_id,
         parent=job.run_id,
-        options=offer.options if options is None else msgspec.Raw(encode(options)),
+        options=options,
         api_key=job.api_key,
         traceparent=job.traceparent,
         content=job.content,
-        idempotent=offer.idempotent,
+        idempotent=idempotent,
     )
 
 

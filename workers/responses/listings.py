@@ -12,7 +12,7 @@ from schemas.commands import RunInference, encode
 from schemas.errors import BusError
 from schemas.tool_options import McpToolList
 from schemas.tools import CallTool, ToolResult, decode_tool_result
-from workers.responses.calls import EDGE, MCP_TOOL, QUEUED, job_message, to_options
+from workers.responses.calls import EDGE, MCP_TOOL, QUEUED, job_message, to_options, to_tool_job
 from workers.responses.offers import MCP_QUEUE, Listing
 from workers.responses.parts import SLACK, Mailbox, Parts, ended
 
@@ -50,22 +50,14 @@ class Listings:
         return list(_bounded(listings))
 
     def _to_call(self, tool: McpTool, number: int) -> CallTool:
-        job, now = self._job, time.time()
         options: dict[str, Any] = to_options(tool) | {"op": "list_tools"}
-        return CallTool(
-            call_id=ids.derived_id("tool_", job.run_id, -1 - number),
-            tool=MCP_TOOL,
-            arguments=msgspec.Raw(b"{}"),
-            principal=job.principal,
-            edge=EDGE,
-            created=int(now),
-            deadline=min(job.deadline, now + QUEUED + _SECONDS),
-            request_id=job.request_id,
-            parent=job.run_id,
+        return to_tool_job(
+            self._job,
+            ids.derived_id("tool_", self._job.run_id, -1 - number),
+            MCP_TOOL,
+            msgspec.Raw(b"{}"),
+            seconds=_SECONDS,
             options=msgspec.Raw(encode(options)),
-            api_key=job.api_key,
-            traceparent=job.traceparent,
-            content=job.content,
             idempotent=True,
         )
 

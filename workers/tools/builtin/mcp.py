@@ -1,15 +1,17 @@
 """`mcp`: a tool of a remote MCP server that the request itself names, or the list of its tools."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
 
 from schemas.sealing import SealError, is_sealed, unseal
-from schemas.tool_options import McpOptions, McpTool, McpToolList
+from schemas.tool_options import McpOptions, McpToolList
 from schemas.tools import Tool
 from workers.tools.mcp.answering import keep_blobs
-from workers.tools.mcp.talk import LIST_TIMEOUT, Remote, ResultT, Use, call_tool, list_tools
+from workers.tools.mcp.talk import LIST_TIMEOUT, Remote, call_tool, list_tools
 from workers.tools.outcome import Answer, Failed
 from workers.tools.tool import TIMEOUT, Context, ServerTool
 
@@ -20,32 +22,29 @@ async def run(arguments: dict[str, Any], call: Context) -> Answer:
     """Ask the server that the options name."""
     options = _read_options(call)
     remote = _to_remote(options, call)
+    backend = "mcp:" + _key(remote)
     if options.op == "list_tools":
-        found = await _list(remote, call)
+        found = call.means.lists.find(backend)
+        if found is None:
+            with _guarded(remote, backend, call):
+                found = await remote.use(list_tools, LIST_TIMEOUT)
+            call.means.lists.keep(backend, found)
         names = ", ".join(tool.name for tool in found) or "none"
         return Answer(f"Tools: {names}", structured=McpToolList(options.server_label, found))
-    said = await _use(
-        remote,
-        lambda client: call_tool(client, options.name, arguments, call.progress),
-        _CALL_TIMEOUT,
-        call,
-    )
+    with _guarded(remote, backend, call):
+        said = await remote.use(
+            lambda client: call_tool(client, options.name, arguments, call.progress),
+            _CALL_TIMEOUT,
+        )
     return await keep_blobs(said, call)
 
 
-async def _list(remote: Remote, call: Context) -> list[McpTool]:
-    """The tools of a server, as they were lately or are now."""
-    found = call.means.lists.find(_to_backend(remote))
-    if found is None:
-        found = await _use(remote, list_tools, LIST_TIMEOUT, call)
-        call.means.lists.keep(_to_backend(remote), found)
-    return found
-
-
-async def _use(remote: Remote, use: Use[ResultT], timeout: float, call: Context) -> ResultT:
+@contextmanager
+def _guarded(remote: Remote, backend: str, call: Context) -> Iterator[None]:
+    """Leave a server alone that keeps failing. Raises Failed."""
     try:
-        with call.means.breakers.guard(_to_backend(remote), f"the MCP server {remote.label}"):
-            return await remote.use(use, timeout)
+        with call.means.breakers.guard(backend, f"the MCP server {remote.label}"):
+            yield
     except Failed as failed:
         if failed.code == "timeout":
             failed.retryable = False  # whoever waits for it has waited long enough
@@ -84,10 +83,10 @@ def _to_remote(options: McpOptions, call: Context) -> Remote:
     return Remote(options.server_label[:100], options.server_url, call.means.guard, headers)
 
 
-def _to_backend(remote: Remote) -> str:
+def _key(remote: Remote) -> str:
     """One for each server and credentials: what one user's server does is no other's matter."""
     told = msgspec.json.encode([remote.url, sorted(remote.headers.items())])
-    return f"mcp:{hashlib.sha256(told).hexdigest()[:24]}"
+    return hashlib.sha256(told).hexdigest()[:24]
 
 
 TOOL = ServerTool(

@@ -155,7 +155,8 @@ class Call(Carried):
             )
         tool, arguments = self._prepare()
         if time.time() >= self.job.deadline:
-            raise Failed("timeout", f"No worker could begin {self.job.tool} in time.")
+            never = f"No worker could begin {self.job.tool} in time."
+            raise Failed("timeout", self._too_late() if before else never)
         if before >= DEATHS or self._attempt >= self._desk.max_deliver:
             self._given_up = True
             raise Failed("given_up", f"{before} workers died while they ran {self.job.tool}.")

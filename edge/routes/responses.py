@@ -62,8 +62,8 @@ class Create:
             run, runs.options, receive, send, caller.request_id, started, inbox=state["inbox"]
         )
         await answer(runs, answering)
-        if "said_before" in state and answering.ended is not None:  # a WebSocket's
-            state["said"] = to_said(order, before, answering.ended)
+        if "said_before" in state and (ended := answering.ended) is not None:  # a WebSocket's
+            state["said"] = to_said(order, before, ended)
 
 
 class CountTokens:
